@@ -1,0 +1,175 @@
+"""`Context`: what a running attempt may know and do, as `self.context`.
+
+Ground: it holds values and asks the engine, through `Services`, for whatever touches the database.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Protocol
+
+from pgqueue.errors import PgQueueError
+
+
+class TransactionBlock(Protocol):
+    """What `context.transaction()` gives: a context manager, async in an async task and plain in a sync one."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None: ...
+    async def __aenter__(self) -> Any: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
+
+
+class Services(Protocol):
+    """What the engine does for an attempt."""
+
+    runner_id: uuid.UUID
+    resources: Mapping[str, Any]
+
+    def transaction(self, context: Context, connection: Any) -> TransactionBlock: ...
+    def queue_of(self, context: Context) -> Any: ...
+
+
+class Claimed:
+    """A claimed row, as the lane reads it. `payload` and `options` are JSON text, decoded inside the attempt."""
+
+    __slots__ = ("attempt", "claim_id", "claimed_at", "id", "is_expired", "maturity_at", "options", "payload", "priority", "queue", "type")
+
+    def __init__(
+        self,
+        queue: str,
+        claim_id: str,
+        id: str,
+        type: str,
+        attempt: int,
+        priority: int,
+        maturity_at: datetime,
+        claimed_at: datetime,
+        payload: str,
+        options: str | None,
+        is_expired: bool | None,
+    ) -> None:
+        self.queue = queue
+        self.claim_id = claim_id
+        self.id = id
+        self.type = type
+        self.attempt = attempt
+        self.priority = priority
+        self.maturity_at = maturity_at
+        self.claimed_at = claimed_at
+        self.payload = payload
+        self.options = options
+        self.is_expired = is_expired
+
+
+class Context:
+    """The running attempt of one task. Made by the runner; kept cheap, since every task gets one."""
+
+    __slots__ = ("_cancelled", "_claimed", "_result", "_services", "_told", "connection", "error", "settled")
+
+    def __init__(self, claimed: Claimed, services: Services) -> None:
+        self._claimed = claimed
+        self._services = services
+        self._cancelled: threading.Event | None = None
+        self._result: Any = None
+        self._told = False
+        self.error: BaseException | None = None
+        """What the attempt raised; set when `next_try` is asked, None before."""
+        self.connection: Any = None
+        """The connection of the open `transaction()` block, None outside."""
+        self.settled = False
+        """True once a `transaction()` block has committed the task's completion."""
+
+    @property
+    def task_id(self) -> uuid.UUID:
+        return uuid.UUID(self._claimed.id)
+
+    @property
+    def claim_id(self) -> uuid.UUID:
+        """The fence: fresh for every claim. Good as an idempotency key towards systems that must see an attempt once."""
+        return uuid.UUID(self._claimed.claim_id)
+
+    @property
+    def attempt(self) -> int:
+        """This attempt's number, 1 for the first."""
+        return self._claimed.attempt
+
+    @property
+    def type(self) -> str:
+        return self._claimed.type
+
+    @property
+    def queue_name(self) -> str:
+        return self._claimed.queue
+
+    @property
+    def scheduled_at(self) -> datetime:
+        """The instant from which the task might run, by the database's clock."""
+        return self._claimed.maturity_at
+
+    @property
+    def started_at(self) -> datetime:
+        """The instant of the claim, by the database's clock."""
+        return self._claimed.claimed_at
+
+    @property
+    def runner_id(self) -> uuid.UUID:
+        return self._services.runner_id
+
+    @property
+    def resources(self) -> Mapping[str, Any]:
+        """What `on_runner_start` put there: a client, a model, a pool; one per process."""
+        return self._services.resources
+
+    @property
+    def queue(self) -> Any:
+        """A client of the kind the task is (`AsyncQueue` in an async one); inside `transaction()` it joins that transaction."""
+        return self._services.queue_of(self)
+
+    @property
+    def cancelled(self) -> bool:
+        """True once somebody asked to cancel this task, its time ran out, or the runner is being stopped for good.
+
+        An async task is also interrupted; a sync one should look here between its steps and return.
+        """
+        if self._cancelled is None or not self._cancelled.is_set():
+            return False
+        self._told = True
+        return True
+
+    @property
+    def was_told(self) -> bool:
+        """Whether `cancelled` has been read as True: a sync task that returns after that counts as cancelled. For the engine."""
+        return self._told
+
+    def transaction(self, connection: Any = None) -> TransactionBlock:
+        """A transaction in which the task's own writes and its completion commit together, or not at all.
+
+        `async with self.context.transaction() as connection:` in an async task, `with` in a sync one. Without `connection`
+        the runner lends a psycopg connection of its own; given one (idle, not in a transaction), that one is used and committed. If the lease was lost
+        meanwhile, the block raises LeaseLost and everything in it is rolled back. What `run` does afterwards changes nothing.
+        """
+        return self._services.transaction(self, connection)
+
+    def complete(self, result: Any = None) -> None:
+        """Inside `transaction()`: the result to store with the completion; without this call it is null."""
+        if self.connection is None:
+            raise PgQueueError("context.complete() belongs inside `with context.transaction():`; elsewhere, return the result from run()")
+        self._result = result
+
+    def cancellation(self) -> threading.Event:
+        """The flag behind `cancelled`, made when first asked for. For the engine."""
+        if self._cancelled is None:
+            self._cancelled = threading.Event()
+        return self._cancelled
+
+    @property
+    def completion(self) -> Any:
+        """What `complete` was given. For the engine."""
+        return self._result

@@ -1,0 +1,186 @@
+"""Connections, and the two executors of operations: `run` and `arun`.
+
+An operation is a generator that yields `Call`s and is sent their rows; it does no I/O, so the sync and the async client share it
+(psycopg's own `generators.py` is built the same way). Errors of the driver are translated here into pgqueue's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from pgqueue.errors import ConfigurationError, DatabaseUnavailable, SchemaError
+from pgqueue.statements import Call, Copy
+
+RV = TypeVar("RV")
+Rows = list[tuple[Any, ...]]
+Operation = Generator[Call | Copy, Rows, RV]
+
+CONNECT_TIMEOUT_SECONDS = 10
+STATEMENT_DEADLINE_SECONDS = 20.0
+KEEPALIVE_IDLE_SECONDS = 10
+
+
+class DeadlineExceeded(psycopg.OperationalError):
+    """The server did not answer within the deadline; the connection is closed and whether the statement ran is unknown."""
+
+
+class _Deadline:
+    """Bounds every wait of a connection: a server that waits for a dead standby, or a peer that vanished without closing,
+    answers never, and `statement_timeout` cuts neither."""
+
+    deadline_seconds: float | None = STATEMENT_DEADLINE_SECONDS
+
+
+class Connection(psycopg.Connection[TupleRow], _Deadline):
+    """A psycopg connection whose every statement has a deadline."""
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        if timeout is not None:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, self.deadline_seconds)
+        except psycopg.errors._WaitTimeout as error:
+            self.pgconn.finish()
+            raise DeadlineExceeded(f"no answer within {self.deadline_seconds} s") from error
+
+
+class AsyncConnection(psycopg.AsyncConnection[TupleRow], _Deadline):
+    """An async psycopg connection whose every statement has a deadline."""
+
+    async def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        if timeout is not None:
+            return await super().wait(gen, interval, timeout)
+        try:
+            return await super().wait(gen, interval, self.deadline_seconds)
+        except psycopg.errors._WaitTimeout as error:
+            self.pgconn.finish()
+            raise DeadlineExceeded(f"no answer within {self.deadline_seconds} s") from error
+
+
+def run(connection: psycopg.Connection[Any], operation: Operation[RV]) -> RV:
+    """Drive an operation over a psycopg connection, in whatever transaction that is in."""
+    with translated_errors():
+        try:
+            call = next(operation)
+            while True:
+                call = operation.send(_execute(connection, call))
+        except StopIteration as stop:
+            result: RV = stop.value
+            return result
+
+
+async def arun(connection: psycopg.AsyncConnection[Any], operation: Operation[RV]) -> RV:
+    """Drive an operation over an async psycopg connection, in whatever transaction that is in."""
+    with translated_errors():
+        try:
+            call = next(operation)
+            while True:
+                call = operation.send(await _aexecute(connection, call))
+        except StopIteration as stop:
+            result: RV = stop.value
+            return result
+
+
+def _execute(connection: psycopg.Connection[Any], call: Call | Copy) -> Rows:
+    cursor = connection.cursor(row_factory=psycopg.rows.tuple_row)
+    if isinstance(call, Copy):
+        with cursor.copy(call.statement.text) as copy:
+            for row in call.rows:
+                copy.write_row(row)
+        return []
+    cursor.execute(call.statement.text, Parameters(call.parameters))
+    return cursor.fetchall() if cursor.description else []
+
+
+async def _aexecute(connection: psycopg.AsyncConnection[Any], call: Call | Copy) -> Rows:
+    cursor = connection.cursor(row_factory=psycopg.rows.tuple_row)
+    if isinstance(call, Copy):
+        async with cursor.copy(call.statement.text) as copy:
+            for row in call.rows:
+                await copy.write_row(row)
+        return []
+    await cursor.execute(call.statement.text, Parameters(call.parameters))
+    return await cursor.fetchall() if cursor.description else []
+
+
+class Parameters(dict[str, Any]):
+    """Parameters of a statement; one that is not given is NULL."""
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+def connection_parameters(dsn: str, *, lease: timedelta | None = None) -> dict[str, Any]:
+    """What every connection is opened with. A dead peer is noticed within the lease, or in half a minute without one."""
+    patience_seconds = 30 if lease is None else max(2, int(lease.total_seconds() / 2))
+    return {
+        "conninfo": normalise(dsn),
+        "autocommit": True,
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "client_encoding": "UTF8",
+        "application_name": "pgqueue",
+        "keepalives_idle": min(KEEPALIVE_IDLE_SECONDS, patience_seconds),
+        "keepalives_interval": max(1, patience_seconds // 5),
+        "keepalives_count": 3,
+        "tcp_user_timeout": patience_seconds * 1000,
+    }
+
+
+def normalise(dsn: str) -> str:
+    """A DSN as libpq wants it: SQLAlchemy's `postgresql+psycopg://` and `postgres://` are accepted too."""
+    scheme, separator, rest = dsn.partition("://")
+    if separator and scheme not in ("postgresql", "postgres"):
+        if scheme.split("+")[0] not in ("postgresql", "postgres"):
+            raise ConfigurationError(f"DATABASE_URL starts with {scheme}://, but pgqueue runs on PostgreSQL: postgresql://user:password@host/database")
+        dsn = f"postgresql://{rest}"
+    try:
+        psycopg.conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(f"DATABASE_URL is not a PostgreSQL address: {_first_line(error)}") from error
+    return dsn
+
+
+def shown(dsn: str) -> str:
+    """Where a DSN points, without its password: for the screen and for logs."""
+    parts = psycopg.conninfo.conninfo_to_dict(normalise(dsn))
+    host = parts.get("host") or "localhost"
+    port = f":{parts['port']}" if parts.get("port") else ""
+    return f"{parts.get('dbname') or parts.get('user') or 'postgres'} at {host}{port}"
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn the driver's errors into pgqueue's where those say more. The rest passes through."""
+    try:
+        yield
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedObject,
+            psycopg.errors.UndefinedFunction) as error:
+        raise SchemaError(f"the database has no pgqueue schema of this version ({_first_line(error)}): run `pgqueue migrate`") from error
+    except DeadlineExceeded as error:
+        raise DatabaseUnavailable(f"PostgreSQL gave {error}: whether the statement ran is unknown") from error
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the connection is gone, so that the same may succeed on a new one."""
+    if isinstance(error, DatabaseUnavailable | DeadlineExceeded):
+        return True
+    if not isinstance(error, psycopg.OperationalError):
+        return isinstance(error, psycopg.InterfaceError)
+    # 57P01–57P03: shutdown, crash, starting up; 08: connection; 25P03: idle in transaction; 53300: too many connections.
+    state = error.sqlstate
+    return state is None or state in ("57P01", "57P02", "57P03", "57P05", "25P03", "25P04", "53300") or state.startswith("08")
+
+
+def is_refused_value(error: BaseException) -> bool:
+    """Whether PostgreSQL refused a value (classes 22, 23, 54): only one row of a batch is to blame."""
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ("22", "23", "54")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

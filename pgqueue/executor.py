@@ -1,0 +1,279 @@
+"""The executor: one attempt of one task, from a claimed row to an outcome. It never touches the row: the completer does.
+
+Whatever user code raises ends here: no exception of a task, `SystemExit` included, may reach the runner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+import random as random_module
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from pgqueue import payload
+from pgqueue.context import Claimed, Context, Services
+from pgqueue.definition import TaskType
+from pgqueue.errors import PayloadError, UnknownTask
+from pgqueue.outcomes import RETURNED, SETTLED, SUCCEEDED, Cancel, Failure, Ignore, Outcome, OutcomeRequest, RetryIn, Snooze, Verdict
+from pgqueue.processes import Processes
+from pgqueue.registry import Registry, running_context
+from pgqueue.retry import Retry
+from pgqueue.task import Task, attach
+from pgqueue.threads import Threads
+
+logger = logging.getLogger("pgqueue.executor")
+ERROR_CHARACTERS_MAX = 10_000
+TRACEBACK_CHARACTERS_MAX = 60_000
+UNDECODABLE_MARK = json.dumps({"undecodable": True})
+FLOOR_AFTER_TRIES = 10
+"""From so many tries on, a retry "at once" waits for the floor: a task that always fails must not spin."""
+FLOOR_SECONDS = 1.0
+
+
+class Attempt:
+    """A running attempt: what the worker holds, to be able to stop it."""
+
+    __slots__ = ("_stopped_for", "begun", "claimed", "context", "future", "started_at")
+
+    def __init__(self, claimed: Claimed, services: Services) -> None:
+        self.claimed = claimed
+        self.context = Context(claimed, services)
+        self.future: asyncio.Task[None] | None = None
+        self.started_at = 0.0
+        self._stopped_for: Outcome | None = None
+        self.begun = False
+        """Whether the coroutine has made its first step: cancelled before it, it would never end in an outcome."""
+
+    def cancel(self, *, interrupt: bool) -> None:
+        """Somebody asked to cancel the task. `interrupt` False: it runs in a thread, which can only be told."""
+        self.context.cancellation().set()
+        if interrupt:
+            self._stop(Outcome(Verdict.CANCELLED, reason="cancelled while it ran"))
+
+    def interrupt(self) -> None:
+        """The runner is leaving: the task goes back as it came."""
+        self.context.cancellation().set()
+        self._stop(RETURNED)
+
+    def _stop(self, outcome: Outcome) -> None:
+        self._stopped_for = self._stopped_for or outcome
+        if self.begun and self.future is not None:
+            self.future.cancel()
+
+    @property
+    def stopped_for(self) -> Outcome | None:
+        """What a cancellation that we asked for comes to; None: user code raised CancelledError by itself."""
+        return self._stopped_for
+
+
+class Executor:
+    """Runs attempts: async ones on the loop, sync ones in threads, others in processes that can be killed."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        threads: Threads,
+        processes: Processes,
+        undecodable_delay: timedelta,
+        result_bytes_max: int,
+        random: random_module.Random | None = None,
+    ) -> None:
+        self._registry = registry
+        self._threads = threads
+        self._processes = processes
+        self._undecodable_seconds = undecodable_delay.total_seconds()
+        self._result_bytes_max = result_bytes_max
+        self._random = random or random_module.Random()
+
+    def execution_of(self, claimed: Claimed) -> str:
+        """How this row's type runs: "async", "thread" or "process"."""
+        return self._registry.get(claimed.type).execution
+
+    async def execute(self, attempt: Attempt) -> Outcome:
+        """One attempt: look, decode, run, conclude. Never raises."""
+        claimed, context = attempt.claimed, attempt.context
+        attempt.begun = True
+        if attempt.stopped_for is not None:
+            return attempt.stopped_for
+        if claimed.is_expired:
+            return Outcome(Verdict.CANCELLED, reason="expired before it was started")
+        try:
+            task_type = self._registry.get(claimed.type)
+            task = payload.decode(task_type, claimed.payload)
+        except (PayloadError, UnknownTask) as error:
+            return undecodable(claimed, error, self._undecodable_seconds)
+        attach(task, context)
+        running_context.set(context)
+        try:
+            limit = time_limit(task_type, claimed)
+            if task_type.execution == "process":
+                return await self._in_process(task_type, context, limit)
+            result = await self._run(task_type, task, context, limit)
+        except BaseException as error:
+            return conclude(task_type, task, context, self._explain(attempt, error), random=self._random)
+        return succeed(task_type, task, context, result, limit=self._result_bytes_max, random=self._random)
+
+    async def _run(self, task_type: TaskType[Any], task: Task[Any], context: Context, limit: float | None) -> Any:
+        if task_type.execution == "async":
+            if limit is None:
+                return await task.run()  # type: ignore[misc]  # an async type's run is a coroutine function
+            async with _time_limited(limit):
+                return await task.run()  # type: ignore[misc]
+        async with _time_limited(limit, on_expiry=context.cancellation().set):
+            return await self._threads.run(task.run)
+
+    async def _in_process(self, task_type: TaskType[Any], context: Context, limit: float | None) -> Outcome:
+        """The whole attempt happens over there, the retry decision too; it is killed when it must stop."""
+        async with _time_limited(limit):
+            return await self._processes.run(task_type, context)
+
+    def _explain(self, attempt: Attempt, error: BaseException) -> BaseException | Outcome:
+        """A CancelledError that we asked for stands for what we asked."""
+        if isinstance(error, asyncio.CancelledError) and attempt.stopped_for is not None:
+            return attempt.stopped_for
+        return error
+
+
+class _time_limited:  # noqa: N801  # reads as a keyword
+    """Ends what runs inside with TimeoutError when the limit is up, telling a thread that cannot be interrupted."""
+
+    def __init__(self, seconds: float | None, on_expiry: Callable[[], None] | None = None) -> None:
+        self._seconds = seconds
+        self._on_expiry = on_expiry
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError as expired:
+            if not self._timeout.expired():
+                raise
+            if self._on_expiry is not None:
+                self._on_expiry()
+            raise TimeoutError(f"it did not end within its timeout of {self._seconds:g} s") from expired
+
+
+def time_limit(task_type: TaskType[Any], claimed: Claimed) -> float | None:
+    """Seconds this attempt may take: the enqueue's own timeout, else the type's."""
+    if claimed.options is not None:
+        timeout = json.loads(claimed.options).get("timeout")
+        if isinstance(timeout, int | float) and timeout > 0:
+            return float(timeout)
+    return None if task_type.timeout is None else task_type.timeout.total_seconds()
+
+
+def undecodable(claimed: Claimed, error: Exception, delay_seconds: float) -> Outcome:
+    """A payload that does not validate goes back once, for a newer runner that may know it, and is dead the second time."""
+    failure = describe(error)
+    if '"undecodable"' in (claimed.options or ""):
+        return Outcome(Verdict.DEAD, reason=failure.error, failure=failure)
+    return Outcome(Verdict.SNOOZED, delay_seconds=delay_seconds, failure=failure, mark=UNDECODABLE_MARK)
+
+
+def succeed(
+    task_type: TaskType[Any], task: Task[Any], context: Context, result: Any, *, limit: int, random: random_module.Random
+) -> Outcome:
+    """The outcome of a `run` that returned; a result that cannot be stored is a failure."""
+    if context.settled:
+        return SETTLED
+    if context.was_told:
+        return Outcome(Verdict.CANCELLED, reason="cancelled while it ran")
+    if result is None and task_type.result_adapter is None:
+        return SUCCEEDED
+    if inspect.isawaitable(result):
+        getattr(result, "close", lambda: None)()
+        result = PayloadError(f"run of {task_type.name} returned an awaitable: write `async def run`")
+        return conclude(task_type, task, context, result, random=random)
+    try:
+        return Outcome(Verdict.SUCCEEDED, result=payload.encode_result(task_type, result, limit=limit))
+    except Exception as error:  # whatever a custom serializer of user code may raise
+        return conclude(task_type, task, context, error, random=random)
+
+
+def conclude(
+    task_type: TaskType[Any], task: Task[Any], context: Context, error: BaseException | Outcome, *, random: random_module.Random
+) -> Outcome:
+    """The outcome of a `run` that raised: what it asked for, or a failure that is retried or is not."""
+    if context.settled:
+        if not isinstance(error, Outcome):
+            logger.error("%s %s raised after its transaction had completed it", task_type.name, context.task_id, exc_info=error)
+        return SETTLED
+    if isinstance(error, Outcome):
+        return error
+    if isinstance(error, Snooze):
+        return Outcome(Verdict.SNOOZED, delay_seconds=error.delay.total_seconds())
+    if isinstance(error, Ignore):
+        return Outcome(Verdict.IGNORED, reason=clean(error.reason) or None)
+    if isinstance(error, Cancel):
+        return Outcome(Verdict.CANCELLED, reason=clean(error.reason) or None)
+    failure = describe(error)
+    if isinstance(error, RetryIn):
+        return Outcome(Verdict.RETRIED, delay_seconds=error.delay.total_seconds(), failure=failure)
+    context.error = error
+    delay, note = _decide(task_type, task, context, error, random)
+    if delay is None:
+        reason = f"{failure.error_type}: {failure.error}" if failure.error else failure.error_type
+        return Outcome(Verdict.DEAD, reason=clean(f"{reason}{note}"), failure=failure)
+    return Outcome(Verdict.RETRIED, delay_seconds=delay, failure=failure)
+
+
+def _decide(
+    task_type: TaskType[Any], task: Task[Any], context: Context, error: BaseException, random: random_module.Random
+) -> tuple[float | None, str]:
+    """Seconds until the next try, or None to give up, and a note where the decision itself went wrong."""
+    try:
+        override = _retry_override(context)
+        if override is None and task_type.asks_next_try:
+            delay: Any = task.next_try()
+        else:
+            policy = override or task_type.retry
+            delay = None if policy is None else policy.delay(tries=context.attempt - 1, error=error, random=random)
+        if delay is None:
+            return None, ""
+        if not isinstance(delay, timedelta):
+            return None, f" (next_try returned {delay!r:.200}, not a timedelta or None)"
+    except BaseException as mistake:
+        logger.error("the retry decision of %s %s raised; the task is dead", task_type.name, context.task_id, exc_info=mistake)
+        return None, f" (and its retry decision raised {describe(mistake).error_type})"
+    seconds = delay.total_seconds()
+    if seconds < 0:
+        return None, ""
+    if context.attempt >= FLOOR_AFTER_TRIES:
+        seconds = max(seconds, FLOOR_SECONDS)
+    return seconds, ""
+
+
+def _retry_override(context: Context) -> Retry | None:
+    options = context._claimed.options
+    stored = None if options is None else json.loads(options).get("retry")
+    return None if stored is None else Retry.from_json(stored)
+
+
+def describe(error: BaseException) -> Failure:
+    """What is stored about an exception. Its `str()` may raise, and may hold what PostgreSQL refuses."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        message = str(error)
+    except BaseException as mistake:
+        message = f"(its str() raised {type(mistake).__name__})"
+    try:
+        trace = None if isinstance(error, OutcomeRequest) else "".join(traceback.format_exception(error, limit=-50))
+    except BaseException as mistake:
+        trace = f"(its traceback could not be formatted: {type(mistake).__name__})"
+    return Failure(clean(name)[:500], clean(message)[:ERROR_CHARACTERS_MAX], None if trace is None else clean(trace)[-TRACEBACK_CHARACTERS_MAX:])
+
+
+def clean(text: str) -> str:
+    """Text that PostgreSQL can store: no NUL, no half surrogates."""
+    text = str(text).replace("\0", "\\x00")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,304 @@
+"""The client's operations, as generators that yield `Call`s: no I/O here, so that `Queue` and `AsyncQueue` share every line.
+
+Each says whether it must run in one transaction; `run` and `arun` (database.py) drive it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pgqueue.database import Operation
+from pgqueue.errors import EnqueueConflict, TaskNotFound
+from pgqueue.records import AttemptRecord, TaskPage, TaskRecord
+from pgqueue.requests import Request
+from pgqueue.statements import Copy, Statements
+from pgqueue.states import Status
+
+CONFLICT_TRIES_MAX = 10
+"""How often an insert and a look for the holder are repeated when the holder keeps coming and going."""
+COPY_MIN = 300
+"""From so many tasks on COPY is faster than INSERT … unnest."""
+BATCH_MAX = 5_000
+"""Rows that one INSERT … unnest carries at most."""
+CANCEL_BATCH = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """What became of a request: the task that stands for it, and whether this request created it."""
+
+    id: uuid.UUID
+    queue: str
+    created: bool
+
+
+class AlreadyEnded(Exception):  # noqa: N818  # a signal to roll back, never seen by users
+    """The task of an enqueue repeated by its id has run and ended meanwhile: roll back, it was created."""
+
+
+def is_atomic(requests: Sequence[Request], *, repeated: bool = False) -> bool:
+    """Whether inserting these takes more than one statement, so that it needs a transaction."""
+    return repeated or len(requests) > 1 or any(request.idempotency_key is not None for request in requests)
+
+
+def enqueue(sql: Statements, request: Request, *, repeated: bool = False, now: datetime | None = None) -> Operation[Inserted]:
+    """Insert one task, or find the one that holds its key.
+
+    `repeated`: this very id may have been inserted before, by an attempt whose commit is unknown. Raises EnqueueConflict.
+    """
+    for _ in range(CONFLICT_TRIES_MAX):
+        if request.idempotency_key is not None:
+            first = yield from _take_idempotency_key(sql, request, now)
+            if first is not None:
+                return first
+        rows = yield sql.enqueue(**_parameters(request), now=now)
+        if rows:
+            if repeated and (yield sql.ended(ids=[request.id])):
+                raise AlreadyEnded
+            return Inserted(request.id, request.queue, created=True)
+        holder = yield from _find_holder(sql, request)
+        if holder is not None:
+            if request.idempotency_key is not None:
+                yield sql.point_key(queue=request.queue, key=request.idempotency_key, task_id=holder.id)
+            return holder
+    raise EnqueueConflict(f"the holder of the unique key of {request.type!r} came and went {CONFLICT_TRIES_MAX} times: enqueue again")
+
+
+def _take_idempotency_key(sql: Statements, request: Request, now: datetime | None) -> Operation[Inserted | None]:
+    """None: the key is ours now, so insert. Else the task that has it; our own id, when this is a repetition."""
+    for _ in range(CONFLICT_TRIES_MAX):
+        mine = yield sql.remember_key(
+            queue=request.queue,
+            key=request.idempotency_key,
+            task_id=request.id,
+            task_queue=request.queue,
+            retention=request.idempotency_seconds,
+            now=now,
+        )
+        if mine:
+            return None
+        rows = yield sql.key_holder(queue=request.queue, key=request.idempotency_key)
+        if rows:
+            task_id, queue = rows[0]
+            return Inserted(task_id, queue, created=task_id == request.id)
+    raise EnqueueConflict(f"the idempotency key of {request.type!r} came and went {CONFLICT_TRIES_MAX} times: enqueue again")
+
+
+def _find_holder(sql: Statements, request: Request) -> Operation[Inserted | None]:
+    """The unfinished task that kept ours out: the holder of its unique key, or an earlier insert of its own id."""
+    if request.unique_key is not None:
+        rows = yield sql.unique_holder(queues=[request.queue], unique_keys=[request.unique_key])
+        if rows:
+            return Inserted(rows[0][1], request.queue, created=rows[0][1] == request.id)
+    rows = yield sql.outcome(queue=request.queue, id=request.id)
+    return Inserted(request.id, request.queue, created=True) if rows else None
+
+
+def _parameters(request: Request) -> dict[str, Any]:
+    return {
+        "id": request.id,
+        "queue": request.queue,
+        "type": request.type,
+        "priority": request.priority,
+        "payload": request.payload,
+        "delay": request.delay_seconds,
+        "at": request.at,
+        "expires": request.expires_seconds,
+        "expires_at": request.expires_at,
+        "unique_key": request.unique_key,
+        "tags": None if request.tags is None else list(request.tags),
+        "headers": request.headers,
+        "options": request.options,
+    }
+
+
+def enqueue_many(sql: Statements, requests: Sequence[Request], *, now: datetime | None = None) -> Operation[list[Inserted]]:
+    """Insert all of them or none, in their order. Must run in one transaction. Raises EnqueueConflict."""
+    plain = [request for request in requests if request.unique_key is None and request.idempotency_key is None]
+    if len(plain) == len(requests) and len(requests) >= COPY_MIN:
+        yield from _copy(sql, requests, now)
+        return [Inserted(request.id, request.queue, created=True) for request in requests]
+    inserted: dict[uuid.UUID, Inserted] = {}
+    for start in range(0, len(plain), BATCH_MAX):
+        batch = plain[start : start + BATCH_MAX]
+        yield sql.enqueue_many(**_arrays(batch), now=now)
+        inserted.update((request.id, Inserted(request.id, request.queue, created=True)) for request in batch)
+    keyed = [request for request in requests if request.idempotency_key is None and request.unique_key is not None]
+    yield from _insert_unique(sql, keyed, inserted, now)
+    # Idempotency keys one by one, in order, so that two bulk enqueues with the same keys cannot deadlock.
+    rest = [request for request in requests if request.idempotency_key is not None]
+    for request in sorted(rest, key=lambda request: (request.queue, request.idempotency_key or b"", request.unique_key or b"")):
+        inserted[request.id] = yield from enqueue(sql, request, now=now)
+    return [inserted[request.id] for request in requests]
+
+
+def _insert_unique(
+    sql: Statements, requests: Sequence[Request], inserted: dict[uuid.UUID, Inserted], now: datetime | None
+) -> Operation[None]:
+    """Insert in the order of the keys, and find the holders of those that were taken, until every request has its task."""
+    waiting = sorted(requests, key=lambda request: (request.queue, request.unique_key or b""))
+    for _ in range(CONFLICT_TRIES_MAX):
+        for start in range(0, len(waiting), BATCH_MAX):
+            batch = waiting[start : start + BATCH_MAX]
+            created = {row[0] for row in (yield sql.enqueue_many(**_arrays(batch), now=now))}
+            inserted.update((request.id, Inserted(request.id, request.queue, created=True)) for request in batch if request.id in created)
+        waiting = [request for request in waiting if request.id not in inserted]
+        if not waiting:
+            return
+        holders = yield sql.unique_holder(
+            queues=[request.queue for request in waiting], unique_keys=[request.unique_key for request in waiting]
+        )
+        for position, holder_id in holders:
+            request = waiting[position]
+            inserted[request.id] = Inserted(holder_id, request.queue, created=False)
+        waiting = [request for request in waiting if request.id not in inserted]
+        if not waiting:
+            return
+    raise EnqueueConflict(f"the holders of {len(waiting)} unique keys came and went {CONFLICT_TRIES_MAX} times: enqueue again")
+
+
+def _copy(sql: Statements, requests: Sequence[Request], now: datetime | None) -> Operation[None]:
+    from datetime import timedelta
+
+    if now is None:
+        now = (yield sql.clock())[0][0]
+    rows = []
+    for request in requests:
+        maturity_at = request.at or now + timedelta(seconds=request.delay_seconds or 0)
+        expires_at = request.expires_at
+        if request.expires_seconds is not None:
+            expires_at = now + timedelta(seconds=request.expires_seconds)
+        status = "ready" if maturity_at <= now else "scheduled"
+        rows.append(
+            (
+                request.id, request.queue, request.type, status, request.priority, request.payload, maturity_at, expires_at,
+                None if request.tags is None else list(request.tags), request.headers, request.options,
+            )
+        )  # fmt: skip
+    yield Copy(sql.copy_tasks, rows)
+
+
+def _arrays(requests: Sequence[Request]) -> dict[str, Any]:
+    return {
+        "ids": [request.id for request in requests],
+        "queues": [request.queue for request in requests],
+        "types": [request.type for request in requests],
+        "priorities": [request.priority for request in requests],
+        "payloads": [request.payload for request in requests],
+        "delays": [request.delay_seconds for request in requests],
+        "ats": [request.at for request in requests],
+        "expires": [request.expires_seconds for request in requests],
+        "expires_ats": [request.expires_at for request in requests],
+        "unique_keys": [request.unique_key for request in requests],
+        "tags": [None if request.tags is None else array_literal(request.tags) for request in requests],
+        "headers": [request.headers for request in requests],
+        "options": [request.options for request in requests],
+    }
+
+
+def array_literal(words: Sequence[str]) -> str:
+    """A text[] as PostgreSQL writes it: an array of arrays of different lengths is not a type."""
+    quoted = ('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
+    return "{" + ",".join(quoted) + "}"
+
+
+# ── reading and changing ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a task stands, with its result (JSON text) or the reason it has none."""
+
+    status: Status
+    result: str | None
+    reason: str | None
+
+
+def standing(sql: Statements, queue: str, task_id: uuid.UUID) -> Operation[Standing | None]:
+    """None: no such task is stored, or its insert has not committed."""
+    rows = yield sql.outcome(queue=queue, id=task_id)
+    if not rows:
+        return None
+    status, result, reason = rows[0]
+    return Standing(Status(status), result, reason)
+
+
+def cancel(sql: Statements, queue: str, task_id: uuid.UUID, reason: str | None) -> Operation[bool]:
+    """True: it is cancelled, or its runner has been asked to. False: it has ended. Raises TaskNotFound."""
+    for _ in range(CONFLICT_TRIES_MAX):
+        if (yield sql.cancel(queue=queue, id=task_id, reason=reason)):
+            return True
+        rows = yield sql.outcome(queue=queue, id=task_id)
+        if not rows:
+            raise TaskNotFound(f"task {task_id} is not stored in queue {queue!r}")
+        if Status(rows[0][0]) not in (Status.SCHEDULED, Status.BLOCKED, Status.READY, Status.RUNNING):
+            return False
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which tasks are meant; None means any."""
+
+    statuses: tuple[Status, ...] | None = None
+    queue: str | None = None
+    type: str | None = None
+    tags: tuple[str, ...] | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        return {
+            "statuses": None if self.statuses is None else [status.value for status in self.statuses],
+            "queue": self.queue,
+            "type": self.type,
+            "tags": None if self.tags is None else list(self.tags),
+        }
+
+
+def cancel_all(sql: Statements, wanted: Filter, reason: str | None) -> Operation[int]:
+    """Cancel what waits and ask for what runs, in batches of 1,000, each a transaction of its own. Returns how many."""
+    started_at = (yield sql.clock())[0][0]
+    cancelled = 0
+    for statement in (sql.cancel_all, sql.cancel_running):
+        count = 1
+        while count:
+            rows = yield statement(**wanted.parameters(), created_before=started_at, reason=reason, limit=CANCEL_BATCH)
+            count = rows[0][0]
+            cancelled += count
+    return cancelled
+
+
+def get(sql: Statements, task_id: uuid.UUID) -> Operation[TaskRecord | None]:
+    rows = yield sql.get(id=task_id)
+    return TaskRecord.from_row(rows[0]) if rows else None
+
+
+def attempts(sql: Statements, task_id: uuid.UUID) -> Operation[list[AttemptRecord]]:
+    rows = yield sql.attempts(id=task_id)
+    return [AttemptRecord(*row) for row in rows]
+
+
+def list_tasks(
+    sql: Statements, wanted: Filter, *, created_after: datetime | None, limit: int, before: uuid.UUID | None
+) -> Operation[TaskPage]:
+    """One page. One row more than the limit is read, to know whether there is a next page."""
+    rows = yield sql.list(**wanted.parameters(), created_after=created_after, limit=limit + 1, before=before)
+    records = tuple(TaskRecord.from_row(row) for row in rows[:limit])
+    return TaskPage(records, str(records[-1].id) if len(rows) > limit else None)
+
+
+def depth(sql: Statements, queue: str | None) -> Operation[int]:
+    rows = yield sql.depth(queue=queue)
+    result: int = rows[0][0]
+    return result
+
+
+def counts(sql: Statements, queue: str | None) -> Operation[dict[str, dict[Status, int]]]:
+    rows = yield sql.counts(queue=queue)
+    result: dict[str, dict[Status, int]] = {}
+    for name, status, count in rows:
+        result.setdefault(name, {})[Status(status)] = count
+    return result

@@ -1,0 +1,43 @@
+"""How many tasks a runner claims beyond its free slots. Pure.
+
+About two round trips' worth of work at the measured pace: for tasks that end at once that is hundreds, so that no slot waits for
+the network; for tasks of a second it is none, so that no task waits in one runner's pocket while another runner idles.
+"""
+
+from __future__ import annotations
+
+SMOOTHING = 0.2
+"""Weight of the newest measurement in a moving average."""
+ROUND_TRIPS = 2.0
+
+
+class Prefetch:
+    """Measures durations and round trips, and says how many tasks to hold."""
+
+    def __init__(self, *, concurrency: int, limit: int) -> None:
+        self._concurrency = concurrency
+        self._limit = limit
+        self._duration_seconds: float | None = None
+        self._round_trip_seconds = 0.002
+
+    def observe_duration(self, seconds: float) -> None:
+        """An attempt took this long."""
+        known = self._duration_seconds
+        self._duration_seconds = seconds if known is None else known + SMOOTHING * (seconds - known)
+
+    def observe_round_trip(self, seconds: float) -> None:
+        """A claim took this long."""
+        self._round_trip_seconds += SMOOTHING * (seconds - self._round_trip_seconds)
+
+    def buffer(self) -> int:
+        """Tasks to hold beyond the slots: 0 until a duration has been measured."""
+        if self._duration_seconds is None:
+            return 0
+        pace = self._concurrency / max(self._duration_seconds, 1e-6)
+        return min(self._limit, int(ROUND_TRIPS * self._round_trip_seconds * pace))
+
+    def request(self, in_hand: int) -> int:
+        """How many to claim now, holding `in_hand`; 0 while that would be too few to be worth a round trip."""
+        buffer = self.buffer()
+        room = self._concurrency + buffer - in_hand
+        return room if room >= max(1, buffer // 2) else 0

@@ -1,0 +1,172 @@
+"""From a task and the options of one enqueue to a `Request`, everything checked before a statement is sent. Ground: pure."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from uuid_utils.compat import uuid7
+
+from pgqueue import keys, payload
+from pgqueue.definition import TaskType, check_unique
+from pgqueue.errors import ConfigurationError
+from pgqueue.registry import type_of
+from pgqueue.requests import (
+    EnqueueOptions,
+    Request,
+    Unique,
+    check_delay,
+    check_instant,
+    check_name,
+    check_positive,
+    check_priority,
+    check_tags,
+)
+from pgqueue.retry import Retry
+from pgqueue.settings import Settings
+from pgqueue.task import Task
+
+HEADER_COUNT_MAX = 50
+_OPTIONS = frozenset(EnqueueOptions.__annotations__)
+
+
+def prepare(task: Task[Any], options: Mapping[str, Any], settings: Settings) -> Request:
+    """Check and encode one task. Raises ConfigurationError for an option, PayloadError for the payload."""
+    if not isinstance(task, Task):
+        hint = f"; did you mean {task.__name__}(...)?" if isinstance(task, type) else ""
+        raise ConfigurationError(f"enqueue takes an instance of a @task class, not {task!r}{hint}")
+    if unknown := options.keys() - _OPTIONS:
+        raise ConfigurationError(f"enqueue has no option {min(unknown)!r}; it takes {', '.join(sorted(_OPTIONS))}")
+    task_type = type_of(task)
+    if not options:
+        return _prepare_plain(task_type, task, settings)
+    delay, at = _maturity(options.get("delay"), options.get("at"))
+    expires_seconds, expires_at = _expiry(options.get("expires"), task_type)
+    tags = options.get("tags")
+    priority = options.get("priority")
+    queue = options.get("queue")
+    return Request(
+        id=uuid7(),
+        queue=task_type.queue if queue is None else check_name(queue, "queue"),
+        type=task_type.name,
+        priority=task_type.priority if priority is None else check_priority(priority),
+        payload=payload.encode(task_type, task, limit=settings.max_payload_bytes),
+        delay_seconds=delay,
+        at=at,
+        expires_seconds=expires_seconds,
+        expires_at=expires_at,
+        unique_key=_unique_key(task_type, task, options.get("unique")),
+        **_idempotency(task_type, task, options.get("idempotency_key"), settings),
+        tags=task_type.tags if tags is None else check_tags([*(task_type.tags or ()), *_sequence(tags)]) or None,
+        headers=_headers(options.get("headers")),
+        options=_overrides(options),
+    )
+
+
+def _prepare_plain(task_type: TaskType[Any], task: Task[Any], settings: Settings) -> Request:
+    """The hot path: nothing but what the type says."""
+    return Request(
+        id=uuid7(),
+        queue=task_type.queue,
+        type=task_type.name,
+        priority=task_type.priority,
+        payload=payload.encode(task_type, task, limit=settings.max_payload_bytes),
+        delay_seconds=None,
+        at=None,
+        expires_seconds=None if task_type.expires is None else task_type.expires.total_seconds(),
+        expires_at=None,
+        unique_key=None if task_type.unique is None else keys.unique_key(task_type, task, task_type.unique),
+        **_idempotency(task_type, task, None, settings),
+        tags=task_type.tags,
+        headers=None,
+        options=None,
+    )
+
+
+def prepare_many(
+    tasks: Sequence[Task[Any]], options: Mapping[str, Any], spacing: timedelta | None, settings: Settings
+) -> list[Request]:
+    """Check and encode many; each later one matures `spacing` after the one before it."""
+    requests = [prepare(task, options, settings) for task in tasks]
+    if spacing is None:
+        return requests
+    step = check_delay(spacing, "spacing")
+    if options.get("at") is not None:
+        return [replace(request, at=request.at + spacing * index) for index, request in enumerate(requests) if request.at is not None]
+    return [replace(request, delay_seconds=(request.delay_seconds or 0.0) + step * index) for index, request in enumerate(requests)]
+
+
+def _maturity(delay: timedelta | None, at: datetime | None) -> tuple[float | None, datetime | None]:
+    if delay is not None and at is not None:
+        raise ConfigurationError("both delay= and at= say when: keep one of them")
+    return (
+        None if delay is None else check_delay(delay, "delay"),
+        None if at is None else check_instant(at, "at"),
+    )
+
+
+def _expiry(expires: timedelta | datetime | None, task_type: TaskType[Any]) -> tuple[float | None, datetime | None]:
+    """Seconds from the enqueue, or an instant."""
+    if isinstance(expires, datetime):
+        return None, check_instant(expires, "expires")
+    duration = task_type.expires if expires is None else check_positive(expires, "expires")
+    return (None if duration is None else duration.total_seconds()), None
+
+
+def _unique_key(task_type: TaskType[Any], task: Task[Any], unique: bool | Unique | None) -> bytes | None:
+    if unique is None:
+        wanted = task_type.unique
+    elif isinstance(unique, bool):
+        wanted = (task_type.unique or Unique()) if unique else None
+    elif isinstance(unique, Unique):
+        wanted = check_unique(task_type.cls, unique)
+    else:
+        raise ConfigurationError(f'unique takes True, False or Unique(by=("field",)), not {unique!r}')
+    return None if wanted is None else keys.unique_key(task_type, task, wanted)
+
+
+def _idempotency(task_type: TaskType[Any], task: Task[Any], key: Any, settings: Settings) -> dict[str, Any]:
+    wanted = task_type.idempotency_key if key is None else key
+    if wanted is None:
+        return {"idempotency_key": None, "idempotency_seconds": 0.0}
+    retention = task_type.idempotency_retention or settings.idempotency_retention
+    return {"idempotency_key": keys.idempotency_key(task_type, task, wanted), "idempotency_seconds": retention.total_seconds()}
+
+
+def _sequence(tags: Any) -> list[str]:
+    if isinstance(tags, str) or not isinstance(tags, Sequence | set | frozenset):
+        raise ConfigurationError(f'tags takes a list of strings such as ["billing"], not {tags!r}')
+    return list(tags)
+
+
+def _headers(headers: Any) -> str | None:
+    if headers is None:
+        return None
+    if not isinstance(headers, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in headers.items()):
+        raise ConfigurationError(f"headers takes a mapping of strings to strings, not {headers!r}")
+    if len(headers) > HEADER_COUNT_MAX:
+        raise ConfigurationError(f"headers takes at most {HEADER_COUNT_MAX} entries, not {len(headers)}")
+    return payload.check_json(json.dumps(dict(headers)), "headers", limit=64 * 1024)
+
+
+def _overrides(options: Mapping[str, Any]) -> str | None:
+    """What this enqueue overrides of its type's way of running, as the JSON of the column `options`."""
+    overrides: dict[str, Any] = {}
+    timeout = options.get("timeout")
+    if timeout is not None:
+        overrides["timeout"] = check_positive(timeout, "timeout").total_seconds()
+    retry = options.get("retry")
+    if retry is not None:
+        if not isinstance(retry, Retry):
+            raise ConfigurationError(f"retry takes Retry(max_attempts=...), not {retry!r}")
+        overrides["retry"] = retry.as_json()
+    return json.dumps(overrides) if overrides else None
+
+
+def new_id() -> uuid.UUID:
+    """A fresh UUIDv7; within one process each is greater than the one before it."""
+    return uuid7()

@@ -1,0 +1,194 @@
+"""Processes for `executor="process"`: work that holds the CPU, and that can be killed.
+
+Each worker process runs one attempt at a time: it decodes the payload, runs the task, decides about a retry, and sends back an
+`Outcome`. It is started by spawn when first needed and kept for the next task; a cancelled or overdue one is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import multiprocessing
+import random
+import signal
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from pgqueue import payload
+from pgqueue.context import Claimed, Context
+from pgqueue.definition import TaskType
+from pgqueue.errors import PgQueueError
+from pgqueue.outcomes import SETTLED, Outcome
+
+
+class ProcessDied(PgQueueError):
+    """The process that ran a task ended in the middle of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a worker process needs to know, all of it plain values."""
+
+    dsn: str
+    schema: str
+    runner_id: uuid.UUID
+    result_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    module: str
+    type: str
+    row: tuple[Any, ...]
+
+
+class Processes:
+    """Worker processes, as many as there are attempts that need one at a time."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._idle: list[_Worker] = []
+        self._closed = False
+
+    async def run(self, task_type: TaskType[Any], context: Context) -> Outcome:
+        """Run one attempt over there. Cancelling the wait kills the process. Raises ProcessDied when it ends by itself."""
+        claimed = context._claimed
+        worker = self._idle.pop() if self._idle else _Worker(self._setup)
+        try:
+            outcome = await worker.run(_Job(task_type.cls.__module__, task_type.name, _row(claimed)))
+        except BaseException:
+            worker.kill()
+            raise
+        context.settled = outcome == SETTLED
+        if self._closed:
+            worker.kill()
+        else:
+            self._idle.append(worker)
+        return outcome
+
+    def close(self) -> None:
+        """End the idle processes. Busy ones end with the attempt that holds them."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().kill()
+
+
+class _Worker:
+    """One worker process and the pipe to it."""
+
+    def __init__(self, setup: Setup) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process: BaseProcess = spawn.Process(target=_serve, args=(theirs, setup), name="pgqueue-task", daemon=True)
+        self._process.start()
+        theirs.close()
+
+    async def run(self, job: _Job) -> Outcome:
+        self._pipe.send(job)
+        await self._readable()
+        try:
+            answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._process.join(5)
+            raise ProcessDied(f"the process of {job.type} ended with {_exit(self._process.exitcode)}") from error
+        if isinstance(answer, Outcome):
+            return answer
+        raise PgQueueError(f"the process of {job.type} could not run it: {answer}")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join(5)
+        self._pipe.close()
+
+    async def _readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._pipe.fileno(), lambda: ready.done() or ready.set_result(None))
+        try:
+            await ready
+        finally:
+            loop.remove_reader(self._pipe.fileno())
+
+
+def _exit(code: int | None) -> str:
+    return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+
+
+def _row(claimed: Claimed) -> tuple[Any, ...]:
+    return (
+        claimed.queue, claimed.claim_id, claimed.id, claimed.type, claimed.attempt, claimed.priority, claimed.maturity_at,
+        claimed.claimed_at, claimed.payload, claimed.options, claimed.is_expired,
+    )  # fmt: skip
+
+
+# ── over there ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _ChildServices:
+    """What an attempt may ask for in a worker process."""
+
+    resources: Mapping[str, Any] = {}
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._queue: Any = None
+        self.runner_id = setup.runner_id
+
+    def transaction(self, context: Context, connection: Any) -> Any:
+        from pgqueue.transactions import Transaction
+
+        return Transaction(context, self.queue(), None, connection)
+
+    def queue_of(self, context: Context) -> Any:
+        return self.queue() if context.connection is None else self.queue().bound(context.connection)
+
+    def queue(self) -> Any:
+        from pgqueue.client import Queue
+
+        if self._queue is None:
+            self._queue = Queue(self._setup.dsn, schema=self._setup.schema, pool_size=1)
+        return self._queue
+
+
+def _serve(pipe: Pipe, setup: Setup) -> None:
+    """A worker process: attempts until the runner closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the runner decides what stops
+    services = _ChildServices(setup)
+    while True:
+        try:
+            job: _Job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer: Outcome | str = _attempt(job, services, setup)
+        except BaseException as error:
+            answer = f"{type(error).__name__}: {error}"
+        pipe.send(answer)
+
+
+def _attempt(job: _Job, services: _ChildServices, setup: Setup) -> Outcome:
+    from pgqueue.executor import conclude, succeed
+    from pgqueue.registry import registry, running_context
+    from pgqueue.task import attach
+
+    if registry.find(job.type) is None:
+        importlib.import_module("__mp_main__" if job.module == "__main__" and "__mp_main__" in sys.modules else job.module)
+    task_type = registry.get(job.type)
+    claimed = Claimed(*job.row)
+    context = Context(claimed, services)
+    task = payload.decode(task_type, claimed.payload)
+    attach(task, context)
+    running_context.set(context)
+    dice = random.Random()
+    try:
+        result = task.run()
+        if asyncio.iscoroutine(result):
+            result = asyncio.run(result)
+    except BaseException as error:
+        return conclude(task_type, task, context, error, random=dice)
+    return succeed(task_type, task, context, result, limit=setup.result_bytes_max, random=dice)

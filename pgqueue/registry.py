@@ -1,0 +1,164 @@
+"""The registry: which task types this program knows, by name. `@task` fills it.
+
+It lives in no door: `python -m pgqueue.runner` loads that file as `__main__`, and spawn loads it once more.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any, Literal, TypeVar, overload
+
+from pgqueue.context import Context
+from pgqueue.definition import PRIORITY_DEFAULT, Missed, TaskType, define, fold
+from pgqueue.errors import ConfigurationError, UnknownTask
+from pgqueue.requests import IdempotencyKey, Unique
+from pgqueue.retry import Retry
+from pgqueue.task import Task
+
+T = TypeVar("T", bound=Task[Any])
+
+
+class Registry:
+    """Task types by name. Names match ignoring case, `-` and `_`."""
+
+    def __init__(self) -> None:
+        self._by_fold: dict[str, TaskType[Any]] = {}
+
+    def add(self, task_type: TaskType[Any]) -> None:
+        """Register a type. The same class met twice is one type; another class of the same name is refused."""
+        known = self._by_fold.get(fold(task_type.name))
+        if known is not None and not _is_same_class(known.cls, task_type.cls):
+            raise ConfigurationError(
+                f"two task types are called {task_type.name!r}: {_where(known.cls)} and {_where(task_type.cls)}. "
+                'Give one of them another name: @task(name="...")'
+            )
+        self._by_fold[fold(task_type.name)] = task_type
+
+    def get(self, name: str) -> TaskType[Any]:
+        """The type of that name. Raises UnknownTask, which names what is known."""
+        task_type = self._by_fold.get(fold(name))
+        if task_type is None:
+            known = ", ".join(sorted(self.names())) or "none; import the module that defines it, or name it with --tasks"
+            raise UnknownTask(f"no task type is called {name!r}. Known here: {known}")
+        return task_type
+
+    def find(self, name: str) -> TaskType[Any] | None:
+        return self._by_fold.get(fold(name))
+
+    def names(self) -> list[str]:
+        """The canonical names, in the order of registration."""
+        return [task_type.name for task_type in self._by_fold.values()]
+
+    def __iter__(self) -> Iterator[TaskType[Any]]:
+        return iter(self._by_fold.values())
+
+    def __len__(self) -> int:
+        return len(self._by_fold)
+
+
+registry = Registry()
+"""The registry of this process."""
+
+
+@overload
+def task(cls: type[T], /) -> type[T]: ...
+@overload
+def task(
+    *,
+    name: str | None = None,
+    title: str | None = None,
+    description: str | None = None,
+    queue: str = "default",
+    priority: int = PRIORITY_DEFAULT,
+    frequency: timedelta | float | str | None = None,
+    cron: str | None = None,
+    timezone: str | None = None,
+    missed: Missed = "last",
+    unique: bool | Unique = False,
+    idempotency_key: IdempotencyKey | None = None,
+    idempotency_retention: timedelta | None = None,
+    retry: Retry | None = None,
+    timeout: timedelta | None = None,
+    expires: timedelta | None = None,
+    tags: list[str] | tuple[str, ...] | None = None,
+    executor: Literal["process"] | None = None,
+    history: bool = True,
+    retention: timedelta | None = None,
+) -> Callable[[type[T]], type[T]]: ...
+def task(cls: type[T] | None = None, /, **options: Any) -> type[T] | Callable[[type[T]], type[T]]:
+    """Register a task class, as `@task` or `@task(priority=200, frequency=timedelta(seconds=5), unique=True)`.
+
+    Every option is checked here: a wrong one raises ConfigurationError at import, not when the task first runs.
+
+    name: stable name, default the class's in kebab case; it is what the database stores, so renaming loses waiting tasks.
+    queue, priority: where and how urgently (higher runs first, default 100).
+    frequency (a duration) or cron (five fields, with timezone): a scheduler enqueues it; missed: "last", "skip" or "all" of
+    the slots that no scheduler was there for. unique: one unfinished task per type and queue, or `Unique(by=("field",))`.
+    idempotency_key: a string or a function of the task; the same key returns the first task for `idempotency_retention`.
+    retry: a `Retry`; else write `next_try`; default one attempt. timeout: per attempt. expires: not started by then → cancelled.
+    executor="process": `run` gets a process of its own kind, which can be killed; for work that holds the CPU.
+    history=False: nothing is kept of its finished tasks; retention: less than the fleet's. tags, title, description: for people.
+    """
+    unknown = set(options) - _OPTION_NAMES
+    if unknown:
+        raise ConfigurationError(f"@task has no option {sorted(unknown)[0]!r}; it takes {', '.join(sorted(_OPTION_NAMES))}")
+
+    def decorate(cls: type[T]) -> type[T]:
+        task_type = define(cls, **options)
+        registry.add(task_type)
+        cls.__task_type__ = task_type
+        return cls
+
+    return decorate if cls is None else decorate(cls)
+
+
+_OPTION_NAMES = {name for name, parameter in inspect.signature(define).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def type_of(task: Task[Any]) -> TaskType[Any]:
+    """The type of an instance. Raises ConfigurationError for a class that nobody decorated; a subclass does not inherit it."""
+    task_type = type(task).__dict__.get("__task_type__")
+    if task_type is None:
+        raise ConfigurationError(f"{type(task).__qualname__} is not registered: decorate the class with @task")
+    result: TaskType[Any] = task_type
+    return result
+
+
+def _is_same_class(one: type, other: type) -> bool:
+    """Whether the two are one class, loaded as `__main__` and by name, or reloaded."""
+    return one is other or (one.__qualname__ == other.__qualname__ and _file(one) is not None and _file(one) == _file(other))
+
+
+def _file(cls: type) -> str | None:
+    if "<locals>" in cls.__qualname__:
+        return None
+    return getattr(sys.modules.get(cls.__module__), "__file__", None)
+
+
+def _where(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+_default_queue: Any = None
+running_context: ContextVar[Context | None] = ContextVar("running_context", default=None)
+"""The attempt that runs here, None outside of one."""
+
+
+def set_default_queue(queue: Any) -> None:
+    """Name the queue that `task.enqueue()` uses: a `Queue` or an `AsyncQueue`; None takes it back."""
+    global _default_queue
+    _default_queue = queue
+
+
+def default_queue() -> Any:
+    """The running task's queue, else the one named by `set_default_queue`. Raises ConfigurationError without either."""
+    context = running_context.get()
+    if context is not None:
+        return context.queue
+    if _default_queue is None:
+        raise ConfigurationError("there is no default queue: call pgqueue.set_default_queue(queue) once, or use queue.enqueue(task)")
+    return _default_queue

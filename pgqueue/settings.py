@@ -1,0 +1,131 @@
+"""Settings: what a flag, a variable or a file may say, in this order of precedence.
+
+Flags (arguments of `load`), then `PGQUEUE_*` variables, then `.env`, then `[tool.pgqueue]` of pyproject.toml in the working directory.
+`DATABASE_URL` names the database; `PGQUEUE_DATABASE_URL` wins over it where a program must tell the two apart.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    PyprojectTomlConfigSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from pgqueue.durations import parse_duration
+from pgqueue.errors import ConfigurationError
+
+
+def _words(value: object) -> object:
+    """Split "a, b" at the commas; lists pass through."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+def _duration(value: object) -> object:
+    try:
+        return parse_duration(value)  # type: ignore[arg-type]  # it refuses whatever it does not know
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]
+
+
+class Settings(BaseSettings):
+    """One immutable value, made once at a program's start. Durations are written `30s`, `500ms`, `5m`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PGQUEUE_",
+        env_file=".env",
+        pyproject_toml_table_header=("tool", "pgqueue"),
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+    )
+
+    database_url: str | None = Field(None, validation_alias=AliasChoices("PGQUEUE_DATABASE_URL", "DATABASE_URL"))
+    db_schema: str = Field("pgqueue", validation_alias=AliasChoices("PGQUEUE_SCHEMA", "schema"), min_length=1, max_length=63)
+    data_directory: Path = Path(".pgqueue")
+    """Where the embedded PostgreSQL keeps its data."""
+    app: str = Field("", max_length=200)
+    """Who owns the schedules declared in code; empty means the project's name, else "app"."""
+    tasks: Words = []
+    """Modules to import before a runner or scheduler starts."""
+
+    concurrency: int = Field(10, ge=1, le=10_000)
+    """Slots per process."""
+    claim_limit: int = Field(500, ge=1, le=10_000)
+    """Tasks that one claim takes at most."""
+    lease: Duration = timedelta(seconds=30)
+    """A runner silent for this long has lost its tasks."""
+    heartbeat: Duration = timedelta(seconds=5)
+    poll_interval: Duration = timedelta(seconds=1)
+    """The longest sleep of an idle runner between two looks at the queue."""
+    shutdown_timeout: Duration = timedelta(seconds=30)
+    statement_deadline: Duration = timedelta(seconds=20)
+    """A statement unanswered for this long counts as lost, and its connection is given up."""
+    connect_timeout: Duration = timedelta(seconds=60)
+    """How long a program waits at its start for a server that is not there."""
+    undecodable_delay: Duration = timedelta(minutes=1)
+    """A payload that does not validate waits this long for a runner that knows it; the second time it is dead."""
+
+    max_payload_bytes: int = Field(1024 * 1024, ge=1024, le=16 * 1024 * 1024)
+    history_retention: Duration = timedelta(days=7)
+    dead_retention: Duration = timedelta(days=30)
+    idempotency_retention: Duration = timedelta(hours=24)
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, dotenv_settings, PyprojectTomlConfigSettingsSource(settings_cls)
+
+    def model_post_init(self, context: Any) -> None:
+        if self.heartbeat * 3 > self.lease:
+            raise ConfigurationError(
+                f"heartbeat {self.heartbeat} is too long for a lease of {self.lease}: a runner must beat at least three "
+                "times within its lease. Lower PGQUEUE_HEARTBEAT or raise PGQUEUE_LEASE."
+            )
+
+    def application(self) -> str:
+        """The owner of schedules declared in code: the setting, else the project's name in pyproject.toml, else "app"."""
+        return self.app or _project_name() or "app"
+
+
+def _project_name() -> str:
+    """The name in ./pyproject.toml, or "" where there is none."""
+    import tomllib
+
+    try:
+        with open("pyproject.toml", "rb") as file:
+            return str(tomllib.load(file).get("project", {}).get("name", ""))[:200]
+    except (OSError, tomllib.TOMLDecodeError):
+        return ""
+
+
+def load(**flags: Any) -> Settings:
+    """Settings with these flags on top; a flag of None counts as not given. Raises ConfigurationError, one line a mistake."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise ConfigurationError("settings: " + "; ".join(lines)) from error
+    except SettingsError as error:
+        raise ConfigurationError(f"settings: {error}") from error

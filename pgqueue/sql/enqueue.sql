@@ -1,0 +1,21 @@
+-- Insert one task. No row back: its unique key is taken by an unfinished task, or this very id was inserted before.
+-- Waits for another transaction that inserted the same key and has not ended.
+-- Parameters: id, queue, type, priority, payload, delay (seconds), at, expires (seconds), expires_at, unique_key, tags,
+-- headers, options; now steers the clock in tests. Result: id, whether it is ready.
+INSERT INTO {schema}.task (
+    id, queue, type, status, priority, payload, maturity_at, expires_at, unique_key, tags, headers, options
+)
+SELECT
+    %(id)s, %(queue)s, %(type)s,
+    CASE WHEN instant.maturity_at <= instant.now THEN 'ready' ELSE 'scheduled' END::{schema}.status,
+    %(priority)s, %(payload)s::jsonb, instant.maturity_at,
+    coalesce(%(expires_at)s::timestamptz, instant.now + make_interval(secs => %(expires)s::float8)),
+    %(unique_key)s::bytea, %(tags)s::text[], %(headers)s::jsonb, %(options)s::jsonb
+FROM (
+    SELECT
+        clock.now,
+        coalesce(%(at)s::timestamptz, clock.now + make_interval(secs => %(delay)s::float8), clock.now) AS maturity_at
+    FROM (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now) AS clock
+) AS instant
+ON CONFLICT DO NOTHING
+RETURNING id, status = 'ready' AS is_ready

@@ -1,0 +1,27 @@
+-- Insert many tasks in the order given, which must be the order of their unique keys: two callers that take the same keys
+-- in opposite orders would deadlock. Rows that come back were inserted; the others met the holder of their key.
+-- Parameters: arrays of one length; delay in seconds. now steers the clock in tests. Result: id.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now)
+INSERT INTO {schema}.task (
+    id, queue, type, status, priority, payload, maturity_at, expires_at, unique_key, tags, headers, options
+)
+SELECT
+    request.id, request.queue, request.type,
+    CASE WHEN instant.maturity_at <= clock.now THEN 'ready' ELSE 'scheduled' END::{schema}.status,
+    request.priority, request.payload::jsonb, instant.maturity_at,
+    coalesce(request.expires_at, clock.now + make_interval(secs => request.expires)),
+    request.unique_key, request.tags::text[], request.headers::jsonb, request.options::jsonb
+FROM clock
+CROSS JOIN unnest(
+    %(ids)s::uuid[], %(queues)s::text[], %(types)s::text[], %(priorities)s::smallint[], %(payloads)s::text[],
+    %(delays)s::float8[], %(ats)s::timestamptz[], %(expires)s::float8[], %(expires_ats)s::timestamptz[],
+    %(unique_keys)s::bytea[], %(tags)s::text[], %(headers)s::text[], %(options)s::text[]
+) WITH ORDINALITY AS request (
+    id, queue, type, priority, payload, delay, at, expires, expires_at, unique_key, tags, headers, options, position
+)
+CROSS JOIN LATERAL (
+    SELECT coalesce(request.at, clock.now + make_interval(secs => request.delay), clock.now) AS maturity_at
+) AS instant
+ORDER BY request.position
+ON CONFLICT DO NOTHING
+RETURNING id

@@ -1,0 +1,76 @@
+"""The SQL, one statement a file under sql/, as values. Loaded once per schema; `{schema}` is the only placeholder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One SQL statement with psycopg placeholders; `name` is its file's."""
+
+    name: str
+    text: str
+
+    def __call__(self, **parameters: Any) -> Call:
+        """The statement with its parameters, ready for `run` or `arun`. Parameters named in the text and not given are NULL."""
+        return Call(self, parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A statement and its parameters: what an operation yields, and gets the rows of."""
+
+    statement: Statement
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A COPY … FROM STDIN and the rows to send: tuples in the order of the statement's columns. It yields no rows."""
+
+    statement: Statement
+    rows: list[tuple[Any, ...]]
+
+
+class Statements:
+    """All statements of one schema, as attributes: `statements.enqueue`."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        self._quoted = quote_identifier(schema)
+        self._loaded: dict[str, Statement] = {}
+
+    def __getattr__(self, name: str) -> Statement:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        statement = self._loaded.get(name)
+        if statement is None:
+            # A % in a schema's name would read as a placeholder.
+            text = _read(name).replace("{schema}", self._quoted.replace("%", "%%"))
+            statement = self._loaded[name] = Statement(name, text)
+        return statement
+
+
+@cache
+def statements(schema: str) -> Statements:
+    """The statements of this schema."""
+    return Statements(schema)
+
+
+def quote_identifier(name: str) -> str:
+    """An identifier as SQL wants it quoted. PostgreSQL allows every character but NUL."""
+    if not name or "\0" in name:
+        raise ValueError(f"{name!r} is no identifier")
+    return '"' + name.replace('"', '""') + '"'
+
+
+@cache
+def _read(name: str) -> str:
+    """A file's text without its comments: they would travel with every execution."""
+    text = resources.files("pgqueue").joinpath("sql", f"{name}.sql").read_text("utf-8")
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
+    return "\n".join(lines).strip()

@@ -1,0 +1,129 @@
+"""Dedicated threads for sync tasks, fed from one queue. Results travel back to the loop in batches, one wake-up for many."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+
+class Threads:
+    """Up to `limit` threads, started as they are needed. They are daemons: work that never ends cannot keep the program."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._work: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._done: deque[_Job] = deque()
+        self._waking = False
+        self._thread_count = 0
+        self._idle_count = 0
+        self._lock = threading.Lock()
+
+    async def run(self, function: Callable[[], Any]) -> Any:
+        """Call the function in a thread, in a copy of this context. Cancelling the wait abandons the thread, which runs on."""
+        loop = asyncio.get_running_loop()
+        job = _Job(function, contextvars.copy_context(), loop.create_future(), loop)
+        self._ensure_thread()
+        self._work.put(job)
+        try:
+            return await job.future
+        except asyncio.CancelledError:
+            self._abandon(job)
+            raise
+
+    def close(self) -> None:
+        """Let idle threads end. Busy ones end with their work, or with the program."""
+        for _ in range(self._thread_count):
+            self._work.put(None)
+
+    def _ensure_thread(self) -> None:
+        with self._lock:
+            if self._idle_count > 0 and self._work.empty():
+                return
+            if self._thread_count >= self._limit:
+                return
+            self._thread_count += 1
+            name = f"pgqueue-task-{self._thread_count}"
+        threading.Thread(target=self._serve, name=name, daemon=True).start()
+
+    def _abandon(self, job: _Job) -> None:
+        """A thread whose task was given up no longer counts: its slot needs another one."""
+        with self._lock:
+            if job.started and not job.finished:
+                job.abandoned = True
+                self._thread_count -= 1
+            else:
+                job.abandoned = True
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                self._idle_count += 1
+            job = self._work.get()
+            with self._lock:
+                self._idle_count -= 1
+                if job is not None:
+                    skip, job.started = job.abandoned, True
+            if job is None:
+                return
+            if skip:
+                continue
+            job.call()
+            with self._lock:
+                job.finished = True
+                if job.abandoned:
+                    return
+            self._report(job)
+
+    def _report(self, job: _Job) -> None:
+        self._done.append(job)
+        with self._lock:
+            if self._waking:
+                return
+            self._waking = True
+        try:
+            job.loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            return  # the loop is closed: nobody waits any more
+
+    def _deliver(self) -> None:
+        """On the loop: hand out what has come in."""
+        with self._lock:
+            self._waking = False
+        while self._done:
+            self._done.popleft().deliver()
+
+
+class _Job:
+    __slots__ = ("abandoned", "context", "error", "finished", "function", "future", "loop", "result", "started")
+
+    def __init__(
+        self, function: Callable[[], Any], context: contextvars.Context, future: asyncio.Future[Any], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.function = function
+        self.context = context
+        self.future = future
+        self.loop = loop
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.started = self.finished = self.abandoned = False
+
+    def call(self) -> None:
+        try:
+            self.result = self.context.run(self.function)
+        except BaseException as error:
+            self.error = error
+
+    def deliver(self) -> None:
+        if self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(self.result)
+        elif isinstance(self.error, StopIteration):
+            self.future.set_exception(RuntimeError("StopIteration was raised by a task"))
+        else:
+            self.future.set_exception(self.error)

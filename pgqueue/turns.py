@@ -1,0 +1,72 @@
+"""Whose turn it is: several queues share a runner's slots in turn, by weight. Pure: `now` is an argument, in seconds.
+
+An empty queue sleeps by growing pauses, from 10 ms up to the poll interval, so that it costs the others nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+PAUSE_MIN_SECONDS = 0.01
+PAUSE_GROWTH = 1.6
+
+
+class Turns:
+    """The queues of one runner. `weights` None: all queues, as they are discovered, each with weight 1."""
+
+    def __init__(self, weights: Mapping[str, int] | None, *, pause_max_seconds: float) -> None:
+        self.discovers = weights is None
+        self._weights = dict(weights or {})
+        self._pause_max = pause_max_seconds
+        self._pause: dict[str, float] = {}
+        self._due_at: dict[str, float] = {}
+        self._first = 0
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues known by now."""
+        return list(self._weights)
+
+    def discover(self, queues: Iterable[str]) -> None:
+        """Queues that hold tasks; without effect where the queues were named."""
+        if self.discovers:
+            for queue in queues:
+                self._weights.setdefault(queue, 1)
+
+    def shares(self, limit: int, now: float) -> list[tuple[str, int]]:
+        """The queues to claim from now and how many each, by weight, at least one; another one comes first each time."""
+        due = [queue for queue in self._weights if self._due_at.get(queue, 0.0) <= now]
+        if not due:
+            return []
+        self._first += 1
+        turned = due[self._first % len(due) :] + due[: self._first % len(due)]
+        total = sum(self._weights[queue] for queue in due)
+        shares, left = [], limit
+        for queue in turned:
+            share = min(left, max(1, limit * self._weights[queue] // total))
+            if share > 0:
+                shares.append((queue, share))
+                left -= share
+        return shares
+
+    def found(self, queue: str, count: int, now: float) -> None:
+        """A claim of this queue found so many; nothing lets it sleep, longer each time."""
+        if count:
+            self._pause.pop(queue, None)
+            self._due_at.pop(queue, None)
+            return
+        pause = min(self._pause_max, self._pause.get(queue, PAUSE_MIN_SECONDS / PAUSE_GROWTH) * PAUSE_GROWTH)
+        self._pause[queue] = pause
+        self._due_at[queue] = now + pause
+
+    def wake(self, queue: str | None = None) -> None:
+        """There is something in this queue, or perhaps in all of them."""
+        for name in [queue] if queue is not None else self.queues:
+            self._pause.pop(name, None)
+            self._due_at.pop(name, None)
+
+    def pause(self, now: float) -> float:
+        """Seconds until the next queue is due; the longest pause where no queue is known."""
+        if not self._weights:
+            return self._pause_max
+        return max(0.0, min(self._due_at.get(queue, 0.0) for queue in self._weights) - now)
