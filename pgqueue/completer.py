@@ -7,6 +7,7 @@ statement is fenced by id and claim and says which rows it settled; a missing id
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import uuid
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from pgqueue.context import Claimed
 from pgqueue.database import is_lost, is_refused_value
 from pgqueue.errors import DatabaseUnavailable
 from pgqueue.link import Link
-from pgqueue.outcomes import Failure, Outcome, Verdict
+from pgqueue.outcomes import SUCCEEDED, Failure, Outcome, Verdict
 from pgqueue.statements import Statement, Statements
 
 logger = logging.getLogger("pgqueue.completer")
@@ -194,12 +195,24 @@ def _fence(part: Sequence[Settlement]) -> dict[str, Any]:
 
 
 def _settle(part: Sequence[Settlement]) -> dict[str, Any]:
+    """Claims and outcomes as JSON objects by id; plain successes without a result are left out of the outcomes."""
     return {
-        **_fence(part),
-        "statuses": "{" + ",".join([_HISTORY_STATUS[settlement.outcome.verdict] for settlement in part]) + "}",
-        "results": _texts([settlement.outcome.result for settlement in part]),
-        "reasons": _texts([settlement.outcome.reason for settlement in part]),
+        "ids": "{" + ",".join([settlement.claimed.id for settlement in part]) + "}",
+        "claims": claims_object([settlement.claimed for settlement in part]),
+        "outcomes": "{" + ",".join([outcome_entry(s.claimed.id, s.outcome) for s in part if s.outcome is not SUCCEEDED]) + "}",
     }
+
+
+def claims_object(claimed: Sequence[Claimed]) -> str:
+    """A JSON object of id to claim, as settle.sql takes it."""
+    return "{" + ",".join([f'"{one.id}":"{one.claim_id}"' for one in claimed]) + "}"
+
+
+def outcome_entry(id: str, outcome: Outcome) -> str:
+    """One entry of the JSON object of outcomes; the result is JSON already."""
+    kept = "" if outcome.result is None else f',"result":{outcome.result}'
+    reason = "" if outcome.reason is None else f',"reason":{json.dumps(outcome.reason)}'
+    return f'"{id}":{{"status":"{_HISTORY_STATUS[outcome.verdict]}"{kept}{reason}}}'
 
 
 def _release(part: Sequence[Settlement]) -> dict[str, Any]:
@@ -223,13 +236,6 @@ def _failures(part: Sequence[Settlement]) -> dict[str, Any]:
         "errors": [None if failure is None else failure.error for failure in failures],
         "tracebacks": [None if failure is None else failure.traceback for failure in failures],
     }
-
-
-def _texts(values: list[str | None]) -> list[str | None] | str:
-    """The common case, nothing but NULLs, as a literal."""
-    if any(value is not None for value in values):
-        return values
-    return "{" + ",".join(["NULL"] * len(values)) + "}"
 
 
 def _plain(text: str) -> str:

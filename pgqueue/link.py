@@ -36,7 +36,8 @@ class Link:
         if self._connection is None or self._connection.closed:
             self._connection = await AsyncConnection.connect(**self._parameters)
             self._connection.deadline_seconds = self._deadline_seconds
-            self._connection.prepare_threshold = 0
+            # A generic plan made while a table was small would be kept when it has grown to millions.
+            await self._connection.execute("SET plan_cache_mode = force_custom_plan")
             self.connect_count += 1
         return self._connection
 

@@ -1,9 +1,9 @@
 """Bring a database to the schema that this program needs, from the installed package or a checkout.
 
-Alembic owns the revisions. Everything happens in one transaction under a transaction-level advisory lock, so that any number of
-processes may start at once and a migration that dies leaves nothing behind. The revision is written into the comment of
-`alembic_version` too, beside the oldest revision whose programs still work on it: programs read it there, with one
-statement that cannot fail, and need no Alembic for that. This module never reconfigures logging.
+Alembic owns the revisions. Everything happens in one transaction under a transaction-level advisory lock: any number of processes
+may start at once, and a migration that dies leaves nothing behind. The revision is also written into the comment of
+`alembic_version`, beside the oldest revision whose programs still work on it: programs read it there, with one statement
+that cannot fail, and need no Alembic for that. Logging is never reconfigured here.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PAUSE_SECONDS = (0.1, 0.5)
 WAIT_REPORT_SECONDS = 5.0
 CONNECT_DEFAULTS = {"connect_timeout": "10", "tcp_user_timeout": "30000", "application_name": "pgqueue migrate"}
 
-# Alembic keeps the running migration in module globals: one at a time in a process.
+# Alembic keeps what it runs in module globals: one migration at a time in a process.
 _alembic_lock = threading.Lock()
 
 
@@ -140,9 +140,9 @@ def locked(
     timeout: timedelta = WAIT_TIMEOUT,
     on_wait: Callable[[str], None] | None = None,
 ) -> T:
-    """Do `work` in one transaction that nobody else migrates this schema in, and commit it.
+    """Do `work` in a transaction of its own under the migration lock, and commit it.
 
-    While somebody else does, or a table is in use for longer than LOCK_TIMEOUT, everything is rolled back, and tried again
+    If another holds the lock, or a table is in use for longer than LOCK_TIMEOUT, everything is rolled back and tried again
     after a pause, until `timeout` is over.
     """
     from sqlalchemy.exc import DBAPIError

@@ -125,7 +125,7 @@ class HistoryRow(Base):
         Index("history_tags", "tags", postgresql_using="gin", postgresql_where=text("tags IS NOT NULL")),
         {"postgresql_partition_by": "RANGE (finished_at)"},
     )
-    __mapper_args__: ClassVar[dict[str, Any]] = {"primary_key": ["queue", "id", "finished_at"]}
+    __mapper_args__ = {"primary_key": ["queue", "id", "finished_at"]}  # noqa: RUF012  # as SQLAlchemy declares it
 
     queue: Mapped[str]
     id: Mapped[uuid.UUID]
@@ -156,7 +156,7 @@ class AttemptRow(Base):
         Index("attempt_task", "task_id", "attempt"),
         {"postgresql_partition_by": "RANGE (finished_at)"},
     )
-    __mapper_args__: ClassVar[dict[str, Any]] = {"primary_key": ["task_id", "attempt", "finished_at"]}
+    __mapper_args__ = {"primary_key": ["task_id", "attempt", "finished_at"]}  # noqa: RUF012  # as SQLAlchemy declares it
 
     queue: Mapped[str]
     task_id: Mapped[uuid.UUID]
@@ -179,7 +179,7 @@ class TaskLogRow(Base):
         Index("task_log_task", "task_id", "logged_at"),
         {"postgresql_partition_by": "RANGE (logged_at)"},
     )
-    __mapper_args__: ClassVar[dict[str, Any]] = {"primary_key": ["task_id", "logged_at", "message"]}
+    __mapper_args__ = {"primary_key": ["task_id", "logged_at", "message"]}  # noqa: RUF012  # as SQLAlchemy declares it
 
     queue: Mapped[str]
     task_id: Mapped[uuid.UUID]

@@ -14,9 +14,11 @@ import psycopg
 from psycopg import pq
 
 from pgqueue import payload
+from pgqueue.completer import claims_object, outcome_entry
 from pgqueue.context import Context
 from pgqueue.database import Operation, arun, run
 from pgqueue.errors import ConfigurationError, LeaseLost, PgQueueError
+from pgqueue.outcomes import Outcome, Verdict
 from pgqueue.registry import Registry
 from pgqueue.statements import Statements
 
@@ -97,12 +99,17 @@ def completion(sql: Statements, registry: Registry, context: Context, *, limit: 
     """Settle this attempt as succeeded, in the transaction that is open. Raises LeaseLost when its claim is gone."""
     claimed = context._claimed
     task_type = registry.get(claimed.type)
-    fence = {"queue": claimed.queue, "ids": [claimed.id], "claim_ids": [claimed.claim_id]}
     if not task_type.history:
-        settled = yield sql.discard(**fence)
+        settled = yield sql.discard(queue=claimed.queue, ids=[claimed.id], claim_ids=[claimed.claim_id])
     else:
         result = payload.encode_result(task_type, context.completion, limit=limit) if context.completion is not None else None
-        settled = yield sql.settle(**fence, statuses=["succeeded"], results=[result], reasons=[None])
+        settled = yield sql.settle(
+            queue=claimed.queue,
+            runner_id=context.runner_id,
+            ids=[claimed.id],
+            claims=claims_object([claimed]),
+            outcomes="{" + outcome_entry(claimed.id, Outcome(Verdict.SUCCEEDED, result=result)) + "}",
+        )
     if not settled:
         raise LeaseLost(
             f"attempt {claimed.attempt} of {claimed.type} {claimed.id} no longer owns its task: its transaction was rolled back, "

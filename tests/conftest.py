@@ -184,7 +184,7 @@ def _docker_answers() -> bool:
 
 
 def _from_testcontainers() -> Iterator[str]:
-    from testcontainers.postgres import PostgresContainer
+    from testcontainers.community.postgres import PostgresContainer
 
     with PostgresContainer("postgres:18", driver=None) as container:
         yield container.get_connection_url()

@@ -54,7 +54,7 @@ CREATE TABLE {schema}.task (
     CONSTRAINT task_type_length CHECK (length(type) BETWEEN 1 AND 200),
     -- −32,768 has no negative, and claims order by −priority.
     CONSTRAINT task_priority_range CHECK (priority >= -32767),
-    CONSTRAINT task_payload_is_object CHECK (jsonb_typeof(payload) = 'object'),
+    -- The stored size, which needs no decompression: checks run on every update too. What is no object fails to decode in its attempt.
     CONSTRAINT task_payload_size CHECK (pg_column_size(payload) <= 33554432),
     -- Python's datetime knows neither infinity nor the years before 1 and after 9999.
     CONSTRAINT task_maturity_range CHECK (maturity_at >= '0002-01-01 00:00+00' AND maturity_at < '9999-01-01 00:00+00'),
@@ -62,9 +62,9 @@ CREATE TABLE {schema}.task (
     CONSTRAINT task_created_range CHECK (created_at >= '0002-01-01 00:00+00' AND created_at < '9999-01-01 00:00+00'),
     CONSTRAINT task_attempt_range CHECK (attempt >= 0 AND crashes >= 0),
     CONSTRAINT task_unique_key_length CHECK (length(unique_key) = 32),
-    CONSTRAINT task_running_is_claimed CHECK (
-        status <> 'running' OR (runner_id IS NOT NULL AND claim_id IS NOT NULL AND claimed_at IS NOT NULL)
-    )
+    -- A runner stands on running rows and on no others: settles rely on it.
+    CONSTRAINT task_running_has_runner CHECK ((status = 'running') = (runner_id IS NOT NULL)),
+    CONSTRAINT task_running_is_claimed CHECK (status <> 'running' OR (claim_id IS NOT NULL AND claimed_at IS NOT NULL))
 ) WITH (
     fillfactor = 85,
     autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0,
@@ -212,7 +212,9 @@ CREATE TABLE {schema}.schedule (
     CONSTRAINT schedule_frequency_positive CHECK (frequency > interval '0'),
     CONSTRAINT schedule_missed_policy CHECK (missed IN ('last', 'skip', 'all')),
     CONSTRAINT schedule_source CHECK (source IN ('code', 'runtime')),
-    CONSTRAINT schedule_name_length CHECK (length(name) BETWEEN 1 AND 200 AND length(app) BETWEEN 1 AND 200)
+    CONSTRAINT schedule_name_length CHECK (length(name) BETWEEN 1 AND 200 AND length(app) BETWEEN 1 AND 200),
+    CONSTRAINT schedule_target_length CHECK (length(queue) BETWEEN 1 AND 200 AND length(type) BETWEEN 1 AND 200),
+    CONSTRAINT schedule_next_range CHECK (next_run_at >= '0002-01-01 00:00+00' AND next_run_at < '9999-01-01 00:00+00')
 );
 CREATE INDEX schedule_due ON {schema}.schedule (next_run_at) WHERE enabled AND paused_at IS NULL;
 

@@ -1,0 +1,96 @@
+"""`python -m pgqueue.runner`: run tasks until told to stop.
+
+SIGTERM or SIGINT: claim no more, finish what runs for up to --shutdown-timeout, give back the rest, exit 0; a second one: now.
+Exit codes: see doors.py. The work itself is `worker.Runner`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pgqueue import doors
+from pgqueue.errors import ConfigurationError
+from pgqueue.outcomes import Verdict
+
+if TYPE_CHECKING:
+    from pgqueue.completer import Settlement
+
+logger = logging.getLogger("pgqueue.runner")
+DESCRIPTION = "Run tasks until told to stop: SIGTERM or Ctrl-C finishes what runs, a second one stops at once."
+_WEIGHTED = re.compile(r"(.+)=(-?\d+)", re.DOTALL)
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pgqueue.runner") -> int:
+    """Run the program with these arguments, by default the command line's, and return its exit code."""
+    doors.leave_on_termination()
+    parsed = parser(prog).parse_args(arguments)
+    return doors.guarded(lambda: run(parsed))
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    result = doors.parser(prog, DESCRIPTION)
+    add = result.add_argument
+    add("--queue", action="append", metavar="NAME[=WEIGHT]", help="a queue to serve, with its share of the turns; repeatable (all queues)")
+    add("--type", action="append", metavar="NAME", help="a task type to run; repeatable (all that --tasks defines)")
+    add("--concurrency", type=int, metavar="N", help="tasks that run at a time (10)")
+    add("--drain", action="store_true", help="end once nothing is ready or running")
+    add("--shutdown-timeout", type=doors.duration, metavar="TIME", help="how long running tasks may finish (30s)")
+    return result
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Discover the tasks, then run them. Raises PgQueueError before anything is started."""
+    settings = doors.load_settings(arguments)
+    doors.setup_logging(settings)
+    weights = None if arguments.queue is None else queue_weights(arguments.queue)
+
+    from pgqueue.client import AsyncQueue
+    from pgqueue.discovery import discover
+    from pgqueue.worker import Observer, Runner
+
+    discover(settings.tasks)
+    runner = Runner(
+        AsyncQueue(settings=settings),
+        name=arguments.name,
+        queues=weights,
+        types=arguments.type,
+        drain=arguments.drain,
+        settings=settings,
+        observer=Observer(settled=log_outcome),
+    )
+    runner.run()
+
+
+def queue_weights(values: Sequence[str]) -> dict[str, int]:
+    """`["a=3", "b"]` as `{"a": 3, "b": 1}`. The last `=` counts, and only if a number follows: names may hold one."""
+    weights: dict[str, int] = {}
+    for value in values:
+        match = _WEIGHTED.fullmatch(value)
+        name, weight = (match[1], int(match[2])) if match else (value, 1)
+        if name in weights:
+            raise ConfigurationError(f"--queue {name} is given twice")
+        weights[name] = weight
+    return weights
+
+
+def log_outcome(settlement: Settlement, is_ours: bool) -> None:
+    """Log what an attempt came to: failures so that they are seen, the rest for who wants to see everything."""
+    claimed, outcome = settlement.claimed, settlement.outcome
+    if not is_ours or outcome.verdict is Verdict.RETURNED:
+        return
+    if outcome.failure is None and outcome.verdict is not Verdict.DEAD:
+        logger.debug("%s %s: %s", claimed.type, claimed.id, outcome.verdict.name.lower())
+        return
+    then = "it is dead" if outcome.verdict is Verdict.DEAD else f"next attempt in {outcome.delay_seconds:g} s"
+    why = outcome.reason or "no reason given" if outcome.failure is None else f"{outcome.failure.error_type}: {outcome.failure.error}"
+    level = logging.ERROR if outcome.verdict is Verdict.DEAD else logging.WARNING
+    logger.log(level, "%s %s: attempt %s failed, %s: %s", claimed.type, claimed.id, claimed.attempt, then, why)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
