@@ -13,13 +13,14 @@ import random as random_module
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from pgqueue import payload
 from pgqueue.context import Claimed, Context, Services
 from pgqueue.definition import TaskType
-from pgqueue.errors import PayloadError, UnknownTask
-from pgqueue.outcomes import RETURNED, SETTLED, SUCCEEDED, Cancel, Failure, Ignore, Outcome, OutcomeRequest, RetryIn, Snooze, Verdict
+from pgqueue.errors import PayloadError
+from pgqueue.outcomes import CANCELLED, RETURNED, SETTLED, SUCCEEDED, Cancel, Failure, Ignore, Outcome, OutcomeRequest, RetryIn, Snooze, Verdict
 from pgqueue.processes import Processes
 from pgqueue.registry import Registry, running_context
 from pgqueue.retry import Retry
@@ -33,12 +34,16 @@ UNDECODABLE_MARK = json.dumps({"undecodable": True})
 FLOOR_AFTER_TRIES = 10
 """From so many tries on, a retry "at once" waits for the floor: a task that always fails must not spin."""
 FLOOR_SECONDS = 1.0
+DELAY_SECONDS_MAX = 100 * 365 * 86_400.0
+"""The longest pause before the next attempt; an interval much longer is none that PostgreSQL can add to an instant."""
+FRAMES_MAX = 50
+_OWN_DIRECTORY = f"{Path(__file__).parent}/"
 
 
 class Attempt:
     """A running attempt: what the worker holds, to be able to stop it."""
 
-    __slots__ = ("_stopped_for", "begun", "claimed", "context", "future", "started_at")
+    __slots__ = ("_cancel_asked", "_stopped_for", "begun", "claimed", "context", "future", "keeps_history", "started_at")
 
     def __init__(self, claimed: Claimed, services: Services) -> None:
         self.claimed = claimed
@@ -46,14 +51,22 @@ class Attempt:
         self.future: asyncio.Task[None] | None = None
         self.started_at = 0.0
         self._stopped_for: Outcome | None = None
+        self._cancel_asked = False
+        self.keeps_history = True
         self.begun = False
         """Whether the coroutine has made its first step: cancelled before it, it would never end in an outcome."""
 
     def cancel(self, *, interrupt: bool) -> None:
-        """Somebody asked to cancel the task. `interrupt` False: it runs in a thread, which can only be told."""
+        """Somebody asked to cancel the task. `interrupt` False: it runs in a thread, which can only be told.
+
+        The request is seen anew with every look at the database: a second interruption would hit the task's cleaning up.
+        """
+        if self._cancel_asked:
+            return
+        self._cancel_asked = True
         self.context.cancellation().set()
         if interrupt:
-            self._stop(Outcome(Verdict.CANCELLED, reason="cancelled while it ran"))
+            self._stop(CANCELLED)
 
     def interrupt(self) -> None:
         """The runner is leaving: the task goes back as it came."""
@@ -69,6 +82,11 @@ class Attempt:
     def stopped_for(self) -> Outcome | None:
         """What a cancellation that we asked for comes to; None: user code raised CancelledError by itself."""
         return self._stopped_for
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether the task saw that it is to be cancelled; a timeout sets the same flag, and does not count."""
+        return self._cancel_asked and self.context.was_told
 
 
 class Executor:
@@ -105,8 +123,9 @@ class Executor:
             return Outcome(Verdict.CANCELLED, reason="expired before it was started")
         try:
             task_type = self._registry.get(claimed.type)
+            attempt.keeps_history = task_type.history
             task = payload.decode(task_type, claimed.payload)
-        except (PayloadError, UnknownTask) as error:
+        except BaseException as error:  # validators are user code: they may raise anything
             return undecodable(claimed, error, self._undecodable_seconds)
         attach(task, context)
         running_context.set(context)
@@ -134,10 +153,12 @@ class Executor:
             return await self._processes.run(task_type, context)
 
     def _explain(self, attempt: Attempt, error: BaseException) -> BaseException | Outcome:
-        """A CancelledError that we asked for stands for what we asked."""
-        if isinstance(error, asyncio.CancelledError) and attempt.stopped_for is not None:
-            return attempt.stopped_for
-        return error
+        """What a stopped attempt raises, CancelledError or what cleaning up made of it, stands for what we asked."""
+        if isinstance(error, OutcomeRequest):
+            return error
+        if attempt.gave_way:
+            return attempt.stopped_for or CANCELLED
+        return attempt.stopped_for or error
 
 
 class _time_limited:  # noqa: N801  # reads as a keyword
@@ -171,7 +192,7 @@ def time_limit(task_type: TaskType[Any], claimed: Claimed) -> float | None:
     return None if task_type.timeout is None else task_type.timeout.total_seconds()
 
 
-def undecodable(claimed: Claimed, error: Exception, delay_seconds: float) -> Outcome:
+def undecodable(claimed: Claimed, error: BaseException, delay_seconds: float) -> Outcome:
     """A payload that does not validate goes back once, for a newer runner that may know it, and is dead the second time."""
     failure = describe(error)
     if '"undecodable"' in (claimed.options or ""):
@@ -186,7 +207,7 @@ def succeed(
     if context.settled:
         return SETTLED
     if context.was_told:
-        return Outcome(Verdict.CANCELLED, reason="cancelled while it ran")
+        return CANCELLED
     if result is None and task_type.result_adapter is None:
         return SUCCEEDED
     if inspect.isawaitable(result):
@@ -210,14 +231,14 @@ def conclude(
     if isinstance(error, Outcome):
         return error
     if isinstance(error, Snooze):
-        return Outcome(Verdict.SNOOZED, delay_seconds=error.delay.total_seconds())
+        return Outcome(Verdict.SNOOZED, delay_seconds=_pause(error.delay))
     if isinstance(error, Ignore):
         return Outcome(Verdict.IGNORED, reason=clean(error.reason) or None)
     if isinstance(error, Cancel):
         return Outcome(Verdict.CANCELLED, reason=clean(error.reason) or None)
     failure = describe(error)
     if isinstance(error, RetryIn):
-        return Outcome(Verdict.RETRIED, delay_seconds=error.delay.total_seconds(), failure=failure)
+        return Outcome(Verdict.RETRIED, delay_seconds=_pause(error.delay, tries=context.attempt), failure=failure)
     context.error = error
     delay, note = _decide(task_type, task, context, error, random)
     if delay is None:
@@ -244,12 +265,13 @@ def _decide(
     except BaseException as mistake:
         logger.error("the retry decision of %s %s raised; the task is dead", task_type.name, context.task_id, exc_info=mistake)
         return None, f" (and its retry decision raised {describe(mistake).error_type})"
-    seconds = delay.total_seconds()
-    if seconds < 0:
-        return None, ""
-    if context.attempt >= FLOOR_AFTER_TRIES:
-        seconds = max(seconds, FLOOR_SECONDS)
-    return seconds, ""
+    return (None if delay < timedelta(0) else _pause(delay, tries=context.attempt)), ""
+
+
+def _pause(delay: timedelta, *, tries: int = 0) -> float:
+    """Seconds until the next attempt, within the limits."""
+    floor = FLOOR_SECONDS if tries >= FLOOR_AFTER_TRIES else 0.0
+    return min(max(delay.total_seconds(), floor), DELAY_SECONDS_MAX)
 
 
 def _retry_override(context: Context) -> Retry | None:
@@ -267,10 +289,24 @@ def describe(error: BaseException) -> Failure:
     except BaseException as mistake:
         message = f"(its str() raised {type(mistake).__name__})"
     try:
-        trace = None if isinstance(error, OutcomeRequest) else "".join(traceback.format_exception(error, limit=-50))
+        trace = None if isinstance(error, OutcomeRequest) else "".join(_user_trace(error).format())
     except BaseException as mistake:
         trace = f"(its traceback could not be formatted: {type(mistake).__name__})"
     return Failure(clean(name)[:500], clean(message)[:ERROR_CHARACTERS_MAX], None if trace is None else clean(trace)[-TRACEBACK_CHARACTERS_MAX:])
+
+
+def _user_trace(error: BaseException) -> traceback.TracebackException:
+    """The traceback as the author of the task would read it: without the frames of pgqueue that lead to theirs."""
+    trace = traceback.TracebackException.from_exception(error, limit=-FRAMES_MAX, compact=True)
+    waiting: list[traceback.TracebackException | None] = [trace]
+    while waiting:
+        part = waiting.pop()
+        if part is None:
+            continue
+        while part.stack and part.stack[0].filename.startswith(_OWN_DIRECTORY):
+            del part.stack[0]
+        waiting += [part.__cause__, part.__context__, *(part.exceptions or ())]
+    return trace
 
 
 def clean(text: str) -> str:

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -109,6 +109,8 @@ class Heart:
             except (psycopg.Error, PgQueueError, OSError) as error:
                 logger.warning("a heartbeat failed, trying on: %s", str(error).strip().partition("\n")[0])
                 await self._link.drop()
+            except Exception:  # without a heart the runner would lose its tasks to others
+                logger.exception("a heartbeat failed, trying on")
             await self._sleep(min(LOOK_INTERVAL_SECONDS, max(0.0, next_beat - time.monotonic())))
         await self._farewell()
 
@@ -129,7 +131,6 @@ class Heart:
         stale = self._watch.stale(beats, now=time.monotonic(), connection=self._link.connect_count)
         for runner_id, heartbeat_at in stale:
             await self._rescue(runner_id, heartbeat_at)
-        await self._rescue(None, None)
 
     async def _give_back_strays(self) -> None:
         held = list(self._pulse.held_claims())
@@ -140,20 +141,17 @@ class Heart:
             logger.warning("gave back %s tasks: the answer to their claim was lost", len(rows))
             self._pulse.gave_back(len(rows))
 
-    async def _rescue(self, runner_id: uuid.UUID | None, heartbeat_at: Any) -> None:
-        """Give back what a silent runner held, or (None) what belongs to runners that nobody knows."""
+    async def _rescue(self, runner_id: uuid.UUID, heartbeat_at: datetime | None) -> None:
+        """Give back what a silent runner held; without a beat: one that nobody knows."""
         count, batch = 0, RESCUE_BATCH
         while batch == RESCUE_BATCH:
-            rows = await self._rows(
-                self._sql.rescue(runner_id=runner_id, heartbeat_at=heartbeat_at, lease=self._lease_seconds, limit=RESCUE_BATCH)
-            )
+            rows = await self._rows(self._sql.rescue(runner_id=runner_id, heartbeat_at=heartbeat_at, limit=RESCUE_BATCH))
             batch = len(rows)
             count += batch
         if count:
-            who = "runners that are gone" if runner_id is None else f"runner {runner_id}, silent for {self._lease_seconds:g} s"
-            logger.warning("rescued %s tasks of %s", count, who)
+            logger.warning("rescued %s tasks of runner %s, silent for %g s", count, runner_id, self._lease_seconds)
             self._pulse.gave_back(count)
-        if runner_id is not None:
+        if heartbeat_at is not None:
             await self._rows(self._sql.bury_runner(id=runner_id, heartbeat_at=heartbeat_at))
 
     async def _look(self) -> None:

@@ -91,5 +91,6 @@ class Outcome:
 SUCCEEDED = Outcome(Verdict.SUCCEEDED)
 """The commonest outcome, made once: success without a result."""
 
+CANCELLED = Outcome(Verdict.CANCELLED, reason="cancelled while it ran")
 RETURNED = Outcome(Verdict.RETURNED)
 SETTLED = Outcome(Verdict.SETTLED)

@@ -19,21 +19,30 @@ class Prefetch:
         self._limit = limit
         self._duration_seconds: float | None = None
         self._round_trip_seconds = 0.002
+        self._finished_count = 0
+        self._pace = 0.0
+        self._measured_at: float | None = None
 
     def observe_duration(self, seconds: float) -> None:
         """An attempt took this long."""
         known = self._duration_seconds
         self._duration_seconds = seconds if known is None else known + SMOOTHING * (seconds - known)
+        self._finished_count += 1
 
-    def observe_round_trip(self, seconds: float) -> None:
-        """A claim took this long."""
+    def observe_round_trip(self, seconds: float, now: float) -> None:
+        """A claim took this long, and it is `now` on a monotonic clock."""
         self._round_trip_seconds += SMOOTHING * (seconds - self._round_trip_seconds)
+        if self._measured_at is not None and now > self._measured_at:
+            self._pace = self._finished_count / (now - self._measured_at)
+        self._finished_count, self._measured_at = 0, now
 
     def buffer(self) -> int:
         """Tasks to hold beyond the slots: 0 until a duration has been measured."""
         if self._duration_seconds is None:
             return 0
-        pace = self._concurrency / max(self._duration_seconds, 1e-6)
+        # What the slots could do by the measured durations, or what they did since the last claim: tasks that end at once wait
+        # for each other on the loop, which makes them look slower than they are.
+        pace = max(self._concurrency / max(self._duration_seconds, 1e-6), self._pace)
         return min(self._limit, int(ROUND_TRIPS * self._round_trip_seconds * pace))
 
     def request(self, in_hand: int) -> int:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import importlib
 import multiprocessing
+import os
 import random
 import signal
 import sys
+import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +26,10 @@ from pgqueue.context import Claimed, Context
 from pgqueue.definition import TaskType
 from pgqueue.errors import PgQueueError
 from pgqueue.outcomes import SETTLED, Outcome
+
+
+JOIN_SECONDS = 5.0
+READY = "ready"
 
 
 class ProcessDied(PgQueueError):
@@ -58,7 +64,7 @@ class Processes:
     async def run(self, task_type: TaskType[Any], context: Context) -> Outcome:
         """Run one attempt over there. Cancelling the wait kills the process. Raises ProcessDied when it ends by itself."""
         claimed = context._claimed
-        worker = self._idle.pop() if self._idle else _Worker(self._setup)
+        worker = self._take()
         try:
             outcome = await worker.run(_Job(task_type.cls.__module__, task_type.name, _row(claimed)))
         except BaseException:
@@ -70,6 +76,15 @@ class Processes:
         else:
             self._idle.append(worker)
         return outcome
+
+    def _take(self) -> _Worker:
+        """An idle process that still lives, else a new one: the system may have killed one in the meantime."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.is_alive:
+                return worker
+            worker.kill()
+        return _Worker(self._setup)
 
     def close(self) -> None:
         """End the idle processes. Busy ones end with the attempt that holds them."""
@@ -87,22 +102,34 @@ class _Worker:
         self._process: BaseProcess = spawn.Process(target=_serve, args=(theirs, setup), name="pgqueue-task", daemon=True)
         self._process.start()
         theirs.close()
+        self._is_ready = False
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
 
     async def run(self, job: _Job) -> Outcome:
-        self._pipe.send(job)
-        await self._readable()
         try:
-            answer = self._pipe.recv()
+            if not self._is_ready:
+                # A large payload does not fit into the pipe: sent before anybody reads, it would hold the loop.
+                await self._answer()
+                self._is_ready = True
+            self._pipe.send(job)
+            answer = await self._answer()
         except (EOFError, OSError) as error:
-            self._process.join(5)
+            self._process.join(JOIN_SECONDS)
             raise ProcessDied(f"the process of {job.type} ended with {_exit(self._process.exitcode)}") from error
         if isinstance(answer, Outcome):
             return answer
         raise PgQueueError(f"the process of {job.type} could not run it: {answer}")
 
+    async def _answer(self) -> Any:
+        await self._readable()
+        return self._pipe.recv()
+
     def kill(self) -> None:
         self._process.kill()
-        self._process.join(5)
+        self._process.join(JOIN_SECONDS)
         self._pipe.close()
 
     async def _readable(self) -> None:
@@ -116,7 +143,10 @@ class _Worker:
 
 
 def _exit(code: int | None) -> str:
-    return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    name = next((known.name for known in signal.Signals if known.value == -code), str(-code))
+    return f"signal {name}"
 
 
 def _row(claimed: Claimed) -> tuple[Any, ...]:
@@ -151,14 +181,17 @@ class _ChildServices:
         from pgqueue.client import Queue
 
         if self._queue is None:
-            self._queue = Queue(self._setup.dsn, schema=self._setup.schema, pool_size=1)
+            # A task that looks something up while its transaction is open needs a second connection.
+            self._queue = Queue(self._setup.dsn, schema=self._setup.schema, pool_size=2)
         return self._queue
 
 
 def _serve(pipe: Pipe, setup: Setup) -> None:
     """A worker process: attempts until the runner closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the runner decides what stops
+    threading.Thread(target=_end_with_parent, name="pgqueue-parent", daemon=True).start()
     services = _ChildServices(setup)
+    pipe.send(READY)
     while True:
         try:
             job: _Job = pipe.recv()
@@ -169,6 +202,14 @@ def _serve(pipe: Pipe, setup: Setup) -> None:
         except BaseException as error:
             answer = f"{type(error).__name__}: {error}"
         pipe.send(answer)
+
+
+def _end_with_parent() -> None:
+    """A runner that was killed cannot end its processes; without it nobody waits for what they do."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _attempt(job: _Job, services: _ChildServices, setup: Setup) -> Outcome:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, Literal, TypeVar, overload
@@ -27,6 +28,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._by_fold: dict[str, TaskType[Any]] = {}
+        self._by_name: dict[str, TaskType[Any]] = {}
 
     def add(self, task_type: TaskType[Any]) -> None:
         """Register a type. The same class met twice is one type; another class of the same name is refused."""
@@ -37,21 +39,33 @@ class Registry:
                 'Give one of them another name: @task(name="...")'
             )
         self._by_fold[fold(task_type.name)] = task_type
+        self._by_name[task_type.name] = task_type
 
     def get(self, name: str) -> TaskType[Any]:
         """The type of that name. Raises UnknownTask, which names what is known."""
-        task_type = self._by_fold.get(fold(name))
+        task_type = self.find(name)
         if task_type is None:
             known = ", ".join(sorted(self.names())) or "none; import the module that defines it, or name it with --tasks"
             raise UnknownTask(f"no task type is called {name!r}. Known here: {known}")
         return task_type
 
     def find(self, name: str) -> TaskType[Any] | None:
-        return self._by_fold.get(fold(name))
+        return self._by_name.get(name) or self._by_fold.get(fold(name))
 
     def names(self) -> list[str]:
         """The canonical names, in the order of registration."""
         return [task_type.name for task_type in self._by_fold.values()]
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Start empty, and forget afterwards what was registered meanwhile: for tests."""
+        before = dict(self._by_fold), dict(self._by_name)
+        self._by_fold.clear()
+        self._by_name.clear()
+        try:
+            yield
+        finally:
+            self._by_fold, self._by_name = before
 
     def __iter__(self) -> Iterator[TaskType[Any]]:
         return iter(self._by_fold.values())

@@ -15,7 +15,6 @@ from pgqueue.context import Claimed, Services
 from pgqueue.executor import Attempt, Executor
 from pgqueue.outcomes import RETURNED, Outcome, Verdict
 from pgqueue.prefetch import Prefetch
-from pgqueue.registry import Registry
 
 logger = logging.getLogger("pgqueue.slots")
 _EAGER = sys.version_info >= (3, 12)
@@ -28,7 +27,6 @@ class Slots:
         self,
         *,
         concurrency: int,
-        registry: Registry,
         executor: Executor,
         completer: Completer,
         prefetch: Prefetch,
@@ -37,7 +35,6 @@ class Slots:
         on_start: Callable[[Claimed], None] | None = None,
     ) -> None:
         self._concurrency = concurrency
-        self._registry = registry
         self._executor = executor
         self._completer = completer
         self._prefetch = prefetch
@@ -62,6 +59,11 @@ class Slots:
     def in_hand(self) -> int:
         """Tasks claimed and not finished: running and buffered."""
         return len(self._active) + len(self._buffer)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether tasks wait here for a slot: then outcomes come thick and fast."""
+        return bool(self._buffer)
 
     def held_claims(self) -> list[str]:
         """The claims of which something is not settled yet. Safe from another thread."""
@@ -149,17 +151,17 @@ class Slots:
         claimed = attempt.claimed
         del self._active[claimed]
         self._prefetch.observe_duration(time.perf_counter() - attempt.started_at)
-        self._complete(claimed, outcome)
+        self._complete(claimed, outcome, attempt.keeps_history)
         self._fill()
         self._check_idle()
         self._on_room()
 
-    def _complete(self, claimed: Claimed, outcome: Outcome) -> None:
+    def _complete(self, claimed: Claimed, outcome: Outcome, keep: bool = True) -> None:
+        settlement = Settlement(claimed, outcome, keep)
         if outcome.verdict is Verdict.SETTLED:
-            self.settled(Settlement(claimed, outcome, True))
-            return
-        task_type = self._registry.find(claimed.type)
-        self._completer.add(Settlement(claimed, outcome, task_type is None or task_type.history))
+            self.settled(settlement)
+        else:
+            self._completer.add(settlement)
 
     def _check_idle(self) -> None:
         if not self._active and not self._buffer:

@@ -42,16 +42,13 @@ class Statements:
     def __init__(self, schema: str) -> None:
         self.schema = schema
         self._quoted = quote_identifier(schema)
-        self._loaded: dict[str, Statement] = {}
 
     def __getattr__(self, name: str) -> Statement:
         if name.startswith("_"):
             raise AttributeError(name)
-        statement = self._loaded.get(name)
-        if statement is None:
-            # A % in a schema's name would read as a placeholder.
-            text = _read(name).replace("{schema}", self._quoted.replace("%", "%%"))
-            statement = self._loaded[name] = Statement(name, text)
+        # A % in a schema's name would read as a placeholder.
+        statement = Statement(name, _read(name).replace("{schema}", self._quoted.replace("%", "%%")))
+        setattr(self, name, statement)  # found without this method from now on
         return statement
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+logger = logging.getLogger("pgqueue.threads")
 
 
 class Threads:
@@ -20,14 +23,20 @@ class Threads:
         self._done: deque[_Job] = deque()
         self._waking = False
         self._thread_count = 0
-        self._idle_count = 0
+        self._job_count = 0
+        self._abandoned_count = 0
         self._lock = threading.Lock()
+
+    @property
+    def thread_count(self) -> int:
+        """Threads that take jobs; abandoned ones are not counted."""
+        return self._thread_count
 
     async def run(self, function: Callable[[], Any]) -> Any:
         """Call the function in a thread, in a copy of this context. Cancelling the wait abandons the thread, which runs on."""
         loop = asyncio.get_running_loop()
         job = _Job(function, contextvars.copy_context(), loop.create_future(), loop)
-        self._ensure_thread()
+        self._make_room()
         self._work.put(job)
         try:
             return await job.future
@@ -40,43 +49,50 @@ class Threads:
         for _ in range(self._thread_count):
             self._work.put(None)
 
-    def _ensure_thread(self) -> None:
+    def _make_room(self) -> None:
+        """Count one more job, and start a thread if there are fewer threads than jobs. Counted here and not where threads wake
+        up: a thread that has just taken a job would pass for an idle one, and the next job would wait behind it."""
         with self._lock:
-            if self._idle_count > 0 and self._work.empty():
-                return
-            if self._thread_count >= self._limit:
+            self._job_count += 1
+            if self._job_count <= self._thread_count or self._thread_count >= self._limit:
                 return
             self._thread_count += 1
-            name = f"pgqueue-task-{self._thread_count}"
-        threading.Thread(target=self._serve, name=name, daemon=True).start()
+        try:
+            threading.Thread(target=self._serve, name=f"pgqueue-task-{self._thread_count}", daemon=True).start()
+        except RuntimeError:  # the system gives no more threads
+            with self._lock:
+                self._thread_count -= 1
+                if self._thread_count == 0:
+                    self._job_count -= 1
+                    raise
+            logger.warning("the system gives no more than %s threads; sync tasks wait for each other", self._thread_count)
 
     def _abandon(self, job: _Job) -> None:
         """A thread whose task was given up no longer counts: its slot needs another one."""
         with self._lock:
-            if job.started and not job.finished:
-                job.abandoned = True
-                self._thread_count -= 1
-            else:
-                job.abandoned = True
+            job.abandoned = True
+            if not job.started or job.finished:
+                return
+            self._thread_count -= 1
+            self._job_count -= 1
+            self._abandoned_count += 1
+            count = self._abandoned_count
+        logger.warning("a sync task was given up and its thread runs on; %s such threads by now", count)
 
     def _serve(self) -> None:
-        while True:
+        while (job := self._work.get()) is not None:
             with self._lock:
-                self._idle_count += 1
-            job = self._work.get()
-            with self._lock:
-                self._idle_count -= 1
-                if job is not None:
-                    skip, job.started = job.abandoned, True
-            if job is None:
-                return
-            if skip:
+                job.started = not job.abandoned
+                self._job_count -= job.abandoned
+            if not job.started:
                 continue
             job.call()
             with self._lock:
                 job.finished = True
                 if job.abandoned:
+                    self._abandoned_count -= 1
                     return
+                self._job_count -= 1
             self._report(job)
 
     def _report(self, job: _Job) -> None:

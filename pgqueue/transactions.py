@@ -45,7 +45,7 @@ class Transaction:
             connection = self._given or stack.enter_context(self._queue._connection())
             stack.enter_context(connection.transaction())
             self._stack = stack.pop_all()
-        self._context.connection = connection
+        self._begin(connection)
         return connection
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
@@ -67,7 +67,7 @@ class Transaction:
             connection = self._given or await stack.enter_async_context(self._async_queue._connection())
             await stack.enter_async_context(connection.transaction())
             self._async_stack = stack.pop_all()
-        self._context.connection = connection
+        self._begin(connection)
         return connection
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
@@ -81,6 +81,10 @@ class Transaction:
             await arun(connection, completion(queue._sql, queue.registry, self._context, limit=queue.settings.max_payload_bytes))
         self._context.settled = True
         return False
+
+    def _begin(self, connection: Any) -> None:
+        self._context.connection = connection
+        self._context._result = None  # of a block before this one, which was rolled back
 
     def _check(self, connection: Any, kind: type) -> None:
         if self._context.connection is not None:

@@ -242,7 +242,7 @@ class Runner:
         self._lane = Lane(self._sql, self._claim_link, runner_id=self.id, types=self._types)
         self._turns = Turns(self._weights, pause_max_seconds=settings.poll_interval.total_seconds())
         self._prefetch = Prefetch(concurrency=self.concurrency, limit=2 * settings.claim_limit)
-        self._completer = Completer(self._sql, settle_link, runner_id=self.id, on_settled=self._on_settled)
+        self._completer = Completer(self._sql, settle_link, runner_id=self.id, on_settled=self._on_settled, is_busy=lambda: self._slots.is_busy)
         self._threads = Threads(self.concurrency)
         self._processes = Processes(Setup(dsn, schema, self.id, settings.max_payload_bytes))
         self._executor = Executor(
@@ -254,7 +254,6 @@ class Runner:
         )
         self._slots = Slots(
             concurrency=self.concurrency,
-            registry=self._registry,
             executor=self._executor,
             completer=self._completer,
             prefetch=self._prefetch,
@@ -332,7 +331,7 @@ class Runner:
                 await self._wait_for(self._stopping, CLAIM_FAILURE_PAUSE_SECONDS)
                 await self._claim_link.wait_until_up(stop=self._stopping)
                 return total
-            self._prefetch.observe_round_trip(self._lane.round_trip_seconds)
+            self._prefetch.observe_round_trip(self._lane.round_trip_seconds, time.monotonic())
             self._turns.found(queue, len(batch), time.monotonic())
             self._slots.offer(batch)
             total += len(batch)

@@ -111,11 +111,8 @@ async def drain(migrated_database: str, settings: Settings) -> Callable[..., Awa
 @pytest.fixture(autouse=True)
 def own_tasks() -> Iterator[None]:
     """Task types that a test registers are gone after it."""
-    before = dict(registry._by_fold)
-    registry._by_fold.clear()
-    yield
-    registry._by_fold.clear()
-    registry._by_fold.update(before)
+    with registry.isolated():
+        yield
 
 
 async def eventually(condition: Callable[[], Any], *, timeout: float = 10.0) -> Any:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from pgqueue.cli.opening import settings_of
 from pgqueue.cli.output import Dsn, Json, Schema, console, emit, say
+
+if TYPE_CHECKING:
+    from pgqueue.migrations import Migration
 
 
 def migrate(dsn: Dsn = None, schema: Schema = None, json: Json = False) -> None:
@@ -36,10 +40,7 @@ def migrate(dsn: Dsn = None, schema: Schema = None, json: Json = False) -> None:
     console().print(f'{shown(address)}, schema "{settings.db_schema}": {_summary(done)}', markup=False, soft_wrap=True)
 
 
-def _summary(done: object) -> str:
-    from pgqueue.migrations import Migration
-
-    assert isinstance(done, Migration)
+def _summary(done: Migration) -> str:
     if not done.steps:
         return f"revision {done.after}, nothing to do"
     return f"{done.before or 'empty'} → {done.after}, {done.steps} revision{'s' * (done.steps > 1)} applied"

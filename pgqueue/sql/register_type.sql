@@ -6,9 +6,14 @@ WHERE NOT EXISTS (
     SELECT FROM {schema}.task_type AS other
     WHERE {schema}.fold(other.name) = {schema}.fold(%(name)s::text) AND other.name <> %(name)s::text
 )
+-- Without a condition here: a row that the condition leaves alone does not come back, as if the name were taken.
 ON CONFLICT (name) DO UPDATE
 SET title = excluded.title, description = excluded.description, payload_schema = excluded.payload_schema,
-    options = excluded.options, updated_at = clock_timestamp()
-WHERE (known.title, known.description, known.payload_schema, known.options)
-    IS DISTINCT FROM (excluded.title, excluded.description, excluded.payload_schema, excluded.options)
+    options = excluded.options,
+    updated_at = CASE
+        WHEN (known.title, known.description, known.payload_schema, known.options)
+            IS DISTINCT FROM (excluded.title, excluded.description, excluded.payload_schema, excluded.options)
+            THEN clock_timestamp()
+        ELSE known.updated_at
+    END
 RETURNING name

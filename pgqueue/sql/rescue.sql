@@ -1,17 +1,12 @@
--- Give back a batch of what a silent runner held, and what runners hold that are not registered; a crash spends no attempt.
--- One guarded UPDATE: a runner that has beaten since is left alone. Rows that are being settled are skipped.
--- Parameters: runner_id with heartbeat_at as it was seen (NULL: look for unregistered runners), lease (seconds), limit.
--- Result: id.
+-- Give back a batch of what a silent runner held; a crash spends no attempt. One guarded UPDATE: a runner that has beaten since, or
+-- registered, is left alone. Rows that are being settled are skipped.
+-- Parameters: runner_id with heartbeat_at as it was seen (NULL: it was not registered), limit. Result: id.
 WITH abandoned AS (
     SELECT task.queue, task.id
     FROM {schema}.task
-    LEFT JOIN {schema}.runner ON runner.id = task.runner_id
-    WHERE task.status = 'running'
-        AND CASE
-            WHEN %(runner_id)s::uuid IS NULL
-                THEN runner.id IS NULL AND task.claimed_at < clock_timestamp() - make_interval(secs => %(lease)s::float8)
-            ELSE task.runner_id = %(runner_id)s::uuid AND runner.heartbeat_at = %(heartbeat_at)s::timestamptz
-        END
+    WHERE task.status = 'running' AND task.runner_id = %(runner_id)s::uuid
+        AND (SELECT runner.heartbeat_at FROM {schema}.runner WHERE runner.id = %(runner_id)s::uuid)
+            IS NOT DISTINCT FROM %(heartbeat_at)s::timestamptz
     ORDER BY task.queue, task.id
     LIMIT %(limit)s::bigint
     FOR UPDATE OF task SKIP LOCKED

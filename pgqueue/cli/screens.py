@@ -1,0 +1,131 @@
+"""Tasks on the screen: the table of `task list` and the sheet of `task show`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from pgqueue.cli.output import STATUS_STYLES, brief, console, pretty_json, table, when
+from pgqueue.doors import one_line
+from pgqueue.states import UNFINISHED, Status
+
+if TYPE_CHECKING:
+    from pgqueue.records import AttemptRecord, TaskPage, TaskRecord
+
+NARROW = 110
+"""Below so many columns a table leaves out what may be done without."""
+
+
+def task_table(page: TaskPage, now: datetime) -> None:
+    """Ids are never cut: they are there to be copied."""
+    screen = console()
+    if not page.tasks:
+        screen.print("no tasks match", style="bright_black")
+        return
+    wide = screen.width >= NARROW
+    result = table("id", "status", "type")
+    result.columns[0].no_wrap = True
+    result.columns[0].min_width = 36
+    result.columns[2].overflow = "ellipsis"
+    for header in ("queue", "priority") if wide else ("queue",):
+        result.add_column(header, overflow="ellipsis", no_wrap=True, justify="right" if header == "priority" else "left")
+    result.add_column("when", no_wrap=True)
+    if wide:
+        result.add_column("try", justify="right")
+        result.add_column("reason", overflow="ellipsis", no_wrap=True, style="bright_black")
+    for column in result.columns[1:3]:
+        column.no_wrap = True
+    for task in page.tasks:
+        cells = [str(task.id), _status(task.status), Text(task.type), Text(task.queue)]
+        more = [str(task.priority)] if wide else []
+        result.add_row(*cells, *more, _when(task, now), *([str(task.attempt or ""), Text(_reason(task))] if wide else []))
+    screen.print(result)
+    if page.cursor is not None:
+        screen.print(f"more: --cursor {page.cursor}", style="bright_black")
+
+
+def task_sheet(task: TaskRecord, attempts: list[AttemptRecord], now: datetime) -> None:
+    """Everything that is stored about a task."""
+    screen = console()
+    screen.print(Text.assemble((task.type, "bold"), "  ", str(task.id), "  ", _status(task.status)), soft_wrap=True)
+    screen.print()
+    for name, value in _facts(task, now).items():
+        if value not in (None, ""):
+            screen.print(Text.assemble((f"{name:<10}", "bright_black"), value), soft_wrap=True)
+    _document(screen, "payload", task.payload)
+    if task.status is Status.SUCCEEDED:
+        _document(screen, "result", task.result)
+    for attempt in attempts:
+        _attempt(screen, attempt, now)
+
+
+def _facts(task: TaskRecord, now: datetime) -> dict[str, str | None]:
+    return {
+        "queue": f"{task.queue}, priority {task.priority}",
+        "created": _instant(task.created_at, now),
+        "mature": _instant(task.maturity_at, now) if task.maturity_at != task.created_at else None,
+        "started": _instant(task.started_at, now) + _runner(task) if task.started_at else None,
+        "finished": _instant(task.finished_at, now) if task.finished_at else None,
+        "attempts": f"{task.attempt}{f', and {task.crashes} that crashed' if task.crashes else ''}",
+        "tags": ", ".join(task.tags),
+        "headers": one_line(pretty_json(task.headers)) if task.headers else None,
+        "reason": one_line(task.reason or ""),
+    }
+
+
+def _attempt(screen: Console, attempt: AttemptRecord, now: datetime) -> None:
+    screen.print()
+    took = f", after {brief(attempt.finished_at - attempt.started_at)}" if attempt.started_at else ""
+    head = Text.assemble((f"attempt {attempt.attempt} failed", "bold red"), f"  {_instant(attempt.finished_at, now)}{took}")
+    screen.print(head, soft_wrap=True)
+    lines = (attempt.traceback or f"{attempt.error_type}: {attempt.error}").rstrip().splitlines()
+    for line in lines:
+        screen.print(Text(f"    {_printable(line)}"), soft_wrap=True)
+
+
+def _document(screen: Console, name: str, value: Any) -> None:
+    screen.print()
+    screen.print(name, style="bright_black")
+    if isinstance(value, str):
+        screen.print(Text(f"    {one_line(pretty_json(value))}"), soft_wrap=True)
+        return
+    from rich.json import JSON
+    from rich.padding import Padding
+
+    screen.print(Padding(JSON(pretty_json(value)), (0, 0, 0, 4)), soft_wrap=True)
+
+
+def _status(status: Status) -> Text:
+    return Text(status, style=STATUS_STYLES[status])
+
+
+def _when(task: TaskRecord, now: datetime) -> str:
+    """The one time that matters at this status."""
+    if task.status is Status.SCHEDULED:
+        return when(task.maturity_at, now)
+    if task.status is Status.RUNNING and task.started_at:
+        return f"for {brief(now - task.started_at)}"
+    if task.status in UNFINISHED:
+        return f"waits {brief(now - max(task.maturity_at, task.created_at))}"
+    return when(task.finished_at, now)
+
+
+def _instant(instant: datetime, now: datetime) -> str:
+    return f"{instant.astimezone().isoformat(sep=' ', timespec='milliseconds')} ({when(instant, now)})"
+
+
+def _runner(task: TaskRecord) -> str:
+    return f", by {task.runner_id}" if task.runner_id else ""
+
+
+def _reason(task: TaskRecord) -> str:
+    return one_line((task.reason or "").strip().partition("\n")[0])
+
+
+def _printable(line: str) -> str:
+    """A traceback's line as it is, but for control characters; its indentation stays."""
+    bare = line.lstrip(" ")
+    return " " * (len(line) - len(bare)) + "".join(part if part.isprintable() else repr(part)[1:-1] for part in bare)

@@ -1,0 +1,392 @@
+"""`Scheduler`: enqueues what recurs. `python -m pgqueue.scheduler` and a scheduler embedded in a program are both this.
+
+At its start it writes down the schedules that its task types declare; from then on the rows of the table `schedule` are the
+truth. A row is self-contained, so any scheduler fires those of any app, and several schedulers are harmless: schedule_fire.sql
+decides a slot only if the row is still as it was read. It fires what recurs, and never runs a task.
+
+Two versions of an app that are deployed at once do not argue for ever: each writes its schedules down once, at its start, and
+the one that started last has its way. Connections: one to fire, one for the heart, which also rescues tasks of silent runners.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import random
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from importlib import metadata
+from itertools import islice
+from types import TracebackType
+from typing import Any
+
+import psycopg
+from typing_extensions import Self
+
+from pgqueue.client import AsyncQueue, Queue
+from pgqueue.database import Rows, connection_parameters, is_lost
+from pgqueue.definition import Missed, TaskType
+from pgqueue.errors import ConfigurationError, DatabaseUnavailable, PgQueueError
+from pgqueue.heart import Heart, Identity, Pulse
+from pgqueue.link import Link
+from pgqueue.loops import drive
+from pgqueue.preparation import new_id, prepare
+from pgqueue.readiness import check_schema, register_types
+from pgqueue.recurrence import Cron, Due, Every, Recurrence
+from pgqueue.settings import Settings
+from pgqueue.statements import Call
+
+logger = logging.getLogger("pgqueue.scheduler")
+DUE_BATCH = 500
+CATCH_UP_MAX = 1_000
+"""Missed slots that one firing enqueues at most, with `missed="all"`; older ones are skipped."""
+SKIPPED_ROWS_MAX = 100
+"""Missed slots that one firing writes down as rows, the oldest and the newest; the rest is only counted, in skipped_count."""
+LOCK_TIMEOUT = timedelta(milliseconds=500)
+"""So long a firing waits for an open transaction that holds its unique key, before it is put off to the next round."""
+JITTER_SECONDS = 0.02
+"""Schedulers that sleep until the same instant wake up to this much later, so that one of them finds the work done."""
+FAILURE_PAUSE_SECONDS = 0.3
+STOP_SECONDS_MAX = 10.0
+DEFINITIONS_MAX = 10_000
+"""Parsed recurrences, and rows complained about, that are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """What became of one slot of a schedule. task_id None: it was skipped, for this reason ("missed", "unfinished task")."""
+
+    app: str
+    name: str
+    type: str
+    slot_at: datetime
+    task_id: uuid.UUID | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A row that is due; frequency in seconds, as text. `now` is the database's clock when it was read."""
+
+    now: datetime
+    id: uuid.UUID
+    app: str
+    name: str
+    type: str
+    frequency: str | None
+    cron: str | None
+    timezone: str
+    missed: Missed
+    next_run_at: datetime
+
+    def due(self) -> Due:
+        """Which slots to fire and which to skip. Raises ConfigurationError or OverflowError for a row that makes no sense."""
+        recurrence = _recurrence(self.frequency, self.cron, self.timezone)
+        if isinstance(recurrence, Exception):
+            raise recurrence
+        return recurrence.catch_up(next_run_at=self.next_run_at, now=self.now, missed=self.missed, bound=CATCH_UP_MAX)
+
+    def skipped(self, due: Due) -> list[datetime]:
+        """The missed slots to write down: the oldest, and the newest."""
+        if due.skipped_first_at is None or due.skipped_last_at is None:
+            return []
+        recurrence = _recurrence(self.frequency, self.cron, self.timezone)
+        assert isinstance(recurrence, Recurrence)
+        oldest = islice(_slots(recurrence, due.skipped_first_at), min(due.skipped_count, SKIPPED_ROWS_MAX) - 1)
+        return [*oldest, due.skipped_last_at]
+
+
+class Scheduler:
+    """Fires schedules until stopped: `async with Scheduler(queue): ...`, or `Scheduler(queue).run()`, which blocks.
+
+    complete: this program has imported every module of its app, so schedules that it does not declare are disabled. observer:
+    is told what became of each slot, once it is committed; called on the scheduler's loop, so it must be quick.
+    """
+
+    def __init__(
+        self,
+        queue: Queue | AsyncQueue | None = None,
+        *,
+        name: str | None = None,
+        complete: bool = False,
+        settings: Settings | None = None,
+        observer: Callable[[Fired], None] | None = None,
+    ) -> None:
+        self._client = queue if queue is not None else AsyncQueue(settings=settings)
+        self.settings = settings or self._client.settings
+        self.id = uuid.uuid4()
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self._app = self.settings.application()
+        self._complete = complete
+        self._observer = observer
+        self._status = "new"
+        self._failure: Exception | None = None
+        self._complaints: dict[uuid.UUID | None, str] = {}
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
+
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT. Raises what `start` raises. Takes the main thread's event loop and signals."""
+        drive(self._run_until_signalled())
+
+    async def start(self) -> None:
+        """Connect (waiting for a server that is not there yet), write the declared schedules down, and begin to fire.
+
+        Raises ConfigurationError, PayloadError, SchemaError, DatabaseUnavailable.
+        """
+        if self._status != "new":
+            raise PgQueueError("a scheduler is started once: make another one")
+        self._status = "starting"
+        self._build(await asyncio.to_thread(lambda: self._client.dsn))
+        try:
+            await self._come_up()
+        except BaseException:
+            await self._link.drop()
+            raise
+        self._heart.start()
+        self._firing = asyncio.create_task(self._fire_forever(), name="pgqueue scheduler")
+        self._status = "running"
+        logger.info("scheduler %s is ready, for app %s", self.name, self._app)
+
+    async def wait(self) -> None:
+        """Wait until somebody has called `stop`."""
+        await self._stopping.wait()
+
+    async def stop(self) -> None:
+        """Finish the firing that is under way, and leave. Harmless to repeat."""
+        if self._status in ("new", "starting", "stopped"):
+            return
+        self._stopping.set()
+        if self._status == "stopping":
+            await self._stopped.wait()
+            return
+        self._status = "stopping"
+        await asyncio.wait([self._firing], timeout=STOP_SECONDS_MAX)
+        self._firing.cancel()
+        await asyncio.gather(self._firing, return_exceptions=True)
+        await asyncio.to_thread(self._heart.stop)
+        await self._link.drop()
+        self._status = "stopped"
+        self._stopped.set()
+        logger.info("scheduler %s has stopped", self.name)
+
+    def _build(self, dsn: str) -> None:
+        settings = self.settings
+        self._sql = self._client._sql
+        self._stopping, self._stopped = asyncio.Event(), asyncio.Event()
+        parameters = connection_parameters(dsn, lease=settings.lease)
+        self._link = Link(parameters, name="scheduler", deadline_seconds=settings.statement_deadline.total_seconds())
+        identity = Identity(
+            id=self.id,
+            name=self.name,
+            kind="scheduler",
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=metadata.version("pgqueue-tasks"),
+            app=self._app,
+            queues=None,
+            types=None,
+            concurrency=0,
+        )
+        self._heart = Heart(
+            dsn, self._sql, identity, Pulse(), lease=settings.lease, heartbeat=settings.heartbeat, deadline=settings.statement_deadline
+        )
+
+    async def _come_up(self) -> None:
+        """All that needs the database before the first firing. A connection lost on the way is replaced, within the timeout."""
+        give_up_at = time.monotonic() + self.settings.connect_timeout.total_seconds()
+        while True:
+            await self._link.wait_until_up(timeout_seconds=max(0.0, give_up_at - time.monotonic()), say=logger.warning)
+            try:
+                await check_schema(self._link, self._sql)
+                await self._sync()
+                return
+            except (psycopg.Error, DatabaseUnavailable) as error:
+                if not is_lost(error):
+                    raise
+                if time.monotonic() > give_up_at:
+                    raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {_line(error)}") from error
+            await asyncio.sleep(FAILURE_PAUSE_SECONDS)
+
+    async def _run_until_signalled(self) -> None:
+        loop = asyncio.get_running_loop()
+        starting = asyncio.ensure_future(self.start())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, starting.cancel)
+        try:
+            await starting
+        except asyncio.CancelledError:
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        await self.wait()
+        await self.stop()
+
+    # ── what the code declares ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def _sync(self) -> None:
+        """Make the rows of this app what its task types declare. Each row is a commit of its own; repeating it is harmless."""
+        declared = [task_type for task_type in self._client.registry if task_type.recurrence is not None]
+        await register_types(self._link, self._sql, declared)
+        now = (await self._rows(self._sql.clock()))[0][0]
+        for task_type in declared:
+            if await self._rows(self._sql.schedule_sync(app=self._app, **_definition(task_type, now, self.settings))):
+                logger.info("schedule %s: %s", task_type.name, task_type.recurrence.describe() if task_type.recurrence else "")
+        if self._complete:
+            for (name,) in await self._rows(self._sql.schedule_disable(app=self._app, names=[one.name for one in declared])):
+                logger.info("schedule %s is no longer declared: disabled", name)
+
+    # ── firing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _fire_forever(self) -> None:
+        """Fire what is due, sleep until the next is; outages are waited out, and nothing ends this but `stop`."""
+        while not self._stopping.is_set():
+            try:
+                pause = await self.fire_due()
+                self._complaints.pop(None, None)
+            except Exception as error:
+                self._complain(None, "a round failed, trying on", error)
+                await self._link.drop()
+                pause = FAILURE_PAUSE_SECONDS * random.uniform(0.5, 1.0)
+            try:
+                await asyncio.wait_for(self._stopping.wait(), max(pause, 0.001))
+            except TimeoutError:
+                continue
+
+    async def fire_due(self) -> float:
+        """One round over all schedules that are due. Returns seconds until the next round."""
+        now = after_at = after_id = None
+        count = DUE_BATCH
+        while count == DUE_BATCH and not self._stopping.is_set():
+            rows = await self._rows(self._sql.schedule_due(now=now, after_at=after_at, after_id=after_id, limit=DUE_BATCH))
+            schedules = [Schedule(*row) for row in rows if row[1] is not None]
+            now, count = rows[0][0], len(schedules)
+            if schedules:
+                after_at, after_id = schedules[-1].next_run_at, schedules[-1].id
+            random.shuffle(schedules)  # several schedulers then work at different ends
+            for schedule in schedules:
+                await self._attend(schedule)
+        # Due schedules that stay behind (broken, locked, waiting for a key) come round with the poll, not at once.
+        pause = self.settings.poll_interval.total_seconds() * random.uniform(0.8, 1.0)
+        for (seconds,) in await self._rows(self._sql.schedule_next(now=now)):
+            pause = min(pause, seconds + random.uniform(0.0, JITTER_SECONDS))
+        return pause
+
+    async def _attend(self, schedule: Schedule) -> None:
+        """Fire one schedule. What is wrong with it is said once, and does not keep the others waiting."""
+        try:
+            await self._fire(schedule)
+        except (ConfigurationError, OverflowError, psycopg.Error) as error:
+            if is_lost(error):
+                raise
+            self._complain(schedule.id, f"schedule {schedule.name!r} of app {schedule.app!r} cannot be fired, trying on", error)
+        else:
+            self._complaints.pop(schedule.id, None)
+
+    async def _fire(self, schedule: Schedule) -> None:
+        due = schedule.due()
+        skip_ats = schedule.skipped(due)
+        rows = await self._rows(
+            self._sql.schedule_fire(
+                id=schedule.id,
+                seen=schedule.next_run_at,
+                next_run_at=due.next_run_at,
+                fire_ats=list(due.fire),
+                task_ids=[new_id() for _ in due.fire],
+                headers=[json.dumps({"schedule": schedule.name, "slot": slot_at.isoformat()}) for slot_at in due.fire],
+                skip_ats=skip_ats,
+                unrecorded_count=due.skipped_count - len(skip_ats),
+                lock_timeout=f"{LOCK_TIMEOUT // timedelta(milliseconds=1)}ms",
+            )
+        )
+        for slot_at, task_id, reason in rows:
+            self._tell(Fired(schedule.app, schedule.name, schedule.type, slot_at, task_id, reason))
+
+    def _tell(self, fired: Fired) -> None:
+        if self._observer is not None:
+            try:
+                self._observer(fired)
+            except Exception:
+                logger.exception("the observer failed for %s", fired)
+
+    def _complain(self, about: uuid.UUID | None, what: str, error: Exception) -> None:
+        """Log what is wrong, once for as long as it stays the same."""
+        line = _line(error)
+        if self._complaints.get(about) != line:
+            if len(self._complaints) >= DEFINITIONS_MAX:
+                self._complaints.clear()
+            self._complaints[about] = line
+            logger.warning("%s: %s", what, line)
+
+    async def _rows(self, call: Call) -> Rows:
+        return await self._link.run(_single(call))
+
+
+def _definition(task_type: TaskType[Any], now: datetime, settings: Settings) -> dict[str, Any]:
+    """A row's columns: all that firing needs, so that a scheduler which does not know the type can fire it.
+
+    The task is made here, once: a default_factory of the payload runs when the scheduler starts and not for each slot. An
+    idempotency key has no say: a slot is its own. The fingerprint is the recurrence's alone: other changes move no slot.
+    """
+    recurrence = task_type.recurrence
+    assert recurrence is not None
+    request = prepare(task_type.cls(), {}, settings)
+    options = {
+        "priority": request.priority,
+        "expires": request.expires_seconds,
+        "unique_key": None if request.unique_key is None else request.unique_key.hex(),
+        "tags": None if request.tags is None else list(request.tags),
+    }
+    rule = recurrence.rule
+    return {
+        "name": task_type.name,
+        "type": request.type,
+        "queue": request.queue,
+        "frequency": rule.frequency if isinstance(rule, Every) else None,
+        "cron": rule.expression if isinstance(rule, Cron) else None,
+        "timezone": rule.timezone if isinstance(rule, Cron) else "UTC",
+        "missed": task_type.missed,
+        "payload": request.payload,
+        "options": json.dumps({name: value for name, value in options.items() if value is not None}),
+        "fingerprint": recurrence.fingerprint(),
+        "next_run_at": recurrence.first(now),
+    }
+
+
+@lru_cache(maxsize=DEFINITIONS_MAX)
+def _recurrence(frequency: str | None, cron: str | None, timezone: str) -> Recurrence | ConfigurationError:
+    """The recurrence that a row's columns mean, or what is wrong with them: remembered too, for the next round asks again."""
+    try:
+        return Recurrence.every(frequency) if frequency is not None else Recurrence.from_cron(cron or "", timezone)
+    except ConfigurationError as error:
+        return error
+
+
+def _slots(recurrence: Recurrence, first: datetime) -> Generator[datetime]:
+    slot_at = first
+    while True:
+        yield slot_at
+        slot_at = recurrence.after(slot_at)
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _single(call: Call) -> Generator[Call, Rows, Rows]:
+    return (yield call)

@@ -1,0 +1,19 @@
+-- A page of the schedules that are due, oldest first. Rows with an rrule are left alone.
+-- Parameters: after_at, after_id (the last of the page before; NULL: from the start), now (that of the first page; NULL: the
+-- database's clock), limit. Result: now, then id, app, name, type, frequency (seconds, as text: an interval put in by hand may be
+-- longer than Python's), cron, timezone, missed, next_run_at; one row of nulls beside now when nothing is due.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now)
+SELECT
+    clock.now, due.id, due.app, due.name, due.type, due.frequency, due.cron, due.timezone, due.missed, due.next_run_at
+FROM clock
+LEFT JOIN (
+    SELECT
+        id, app, name, type, extract(epoch FROM frequency)::text AS frequency, cron, timezone, missed, next_run_at
+    FROM {schema}.schedule
+    WHERE enabled AND paused_at IS NULL AND rrule IS NULL
+        AND next_run_at <= (SELECT now FROM clock)
+        AND (%(after_id)s::uuid IS NULL OR (next_run_at, id) > (%(after_at)s::timestamptz, %(after_id)s::uuid))
+    ORDER BY next_run_at, id
+    LIMIT %(limit)s::bigint
+) AS due ON true
+ORDER BY due.next_run_at, due.id
