@@ -40,6 +40,7 @@ from pgqueue.task import Task
 
 if TYPE_CHECKING:
     from pgqueue.client import AsyncQueue, AsyncTaskHandle, Queue, TaskHandle
+    from pgqueue.recurring import Scheduler
     from pgqueue.worker import Observer, Runner, RunnerStats
 
 _LAZY = {
@@ -50,14 +51,15 @@ _LAZY = {
     "Observer": "pgqueue.worker",
     "Runner": "pgqueue.worker",
     "RunnerStats": "pgqueue.worker",
+    "Scheduler": "pgqueue.recurring",
 }
 
 __all__ = [
     "AsyncQueue", "AsyncTaskHandle", "AttemptRecord", "Cancel", "ConfigurationError", "Context", "DatabaseUnavailable", "DiscoveryError",
     "EmbeddedError", "EnqueueConflict", "Ignore", "LeaseLost", "Observer", "PayloadError", "PgQueueError", "Queue", "ResultTimeout", "Retry",
-    "RetryIn", "Runner", "RunnerStats", "SchemaError", "Settings", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead", "TaskDeleted",
-    "TaskFinished", "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique", "UnknownTask",
-    "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
+    "RetryIn", "Runner", "RunnerStats", "Scheduler", "SchemaError", "Settings", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead",
+    "TaskDeleted", "TaskFinished", "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique",
+    "UnknownTask", "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
 ]  # fmt: skip
 
 

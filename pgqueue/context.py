@@ -19,7 +19,9 @@ class TransactionBlock(Protocol):
     """What `context.transaction()` gives: a context manager, async in an async task and plain in a sync one."""
 
     def __enter__(self) -> Any: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
     async def __aenter__(self) -> Any: ...
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -29,9 +31,10 @@ class TransactionBlock(Protocol):
 class Services(Protocol):
     """What the engine does for an attempt."""
 
-    runner_id: uuid.UUID
-    resources: Mapping[str, Any]
-
+    @property
+    def runner_id(self) -> uuid.UUID: ...
+    @property
+    def resources(self) -> Mapping[str, Any]: ...
     def transaction(self, context: Context, connection: Any) -> TransactionBlock: ...
     def queue_of(self, context: Context) -> Any: ...
 
@@ -39,7 +42,9 @@ class Services(Protocol):
 class Claimed:
     """A claimed row, as the lane reads it. `payload` and `options` are JSON text, decoded inside the attempt."""
 
-    __slots__ = ("attempt", "claim_id", "claimed_at", "id", "is_expired", "maturity_at", "options", "payload", "priority", "queue", "type")
+    __slots__ = (
+        "attempt", "claim_id", "claimed_at", "id", "is_expired", "maturity_at", "options", "payload", "priority", "queue", "type",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -152,15 +157,18 @@ class Context:
         """A transaction in which the task's own writes and its completion commit together, or not at all.
 
         `async with self.context.transaction() as connection:` in an async task, `with` in a sync one. Without `connection`
-        the runner lends a psycopg connection of its own; given one (idle, not in a transaction), that one is used and committed. If the lease was lost
-        meanwhile, the block raises LeaseLost and everything in it is rolled back. What `run` does afterwards changes nothing.
+        the runner lends a psycopg connection of its own; given one (idle, not in a transaction), that one is used and committed.
+        If the lease was lost meanwhile, the block raises LeaseLost and everything in it is rolled back. What `run` does
+        afterwards changes nothing.
         """
         return self._services.transaction(self, connection)
 
     def complete(self, result: Any = None) -> None:
         """Inside `transaction()`: the result to store with the completion; without this call it is null."""
         if self.connection is None:
-            raise PgQueueError("context.complete() belongs inside `with context.transaction():`; elsewhere, return the result from run()")
+            raise PgQueueError(
+                "context.complete() belongs inside `with context.transaction():`; elsewhere, return the result from run()"
+            )
         self._result = result
 
     def cancellation(self) -> threading.Event:

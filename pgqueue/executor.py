@@ -20,7 +20,20 @@ from pgqueue import payload
 from pgqueue.context import Claimed, Context, Services
 from pgqueue.definition import TaskType
 from pgqueue.errors import PayloadError
-from pgqueue.outcomes import CANCELLED, RETURNED, SETTLED, SUCCEEDED, Cancel, Failure, Ignore, Outcome, OutcomeRequest, RetryIn, Snooze, Verdict
+from pgqueue.outcomes import (
+    CANCELLED,
+    RETURNED,
+    SETTLED,
+    SUCCEEDED,
+    Cancel,
+    Failure,
+    Ignore,
+    Outcome,
+    OutcomeRequest,
+    RetryIn,
+    Snooze,
+    Verdict,
+)
 from pgqueue.processes import Processes
 from pgqueue.registry import Registry, running_context
 from pgqueue.retry import Retry
@@ -141,9 +154,9 @@ class Executor:
     async def _run(self, task_type: TaskType[Any], task: Task[Any], context: Context, limit: float | None) -> Any:
         if task_type.execution == "async":
             if limit is None:
-                return await task.run()  # type: ignore[misc]  # an async type's run is a coroutine function
+                return await task.run()
             async with _time_limited(limit):
-                return await task.run()  # type: ignore[misc]
+                return await task.run()
         async with _time_limited(limit, on_expiry=context.cancellation().set):
             return await self._threads.run(task.run)
 
@@ -292,7 +305,11 @@ def describe(error: BaseException) -> Failure:
         trace = None if isinstance(error, OutcomeRequest) else "".join(_user_trace(error).format())
     except BaseException as mistake:
         trace = f"(its traceback could not be formatted: {type(mistake).__name__})"
-    return Failure(clean(name)[:500], clean(message)[:ERROR_CHARACTERS_MAX], None if trace is None else clean(trace)[-TRACEBACK_CHARACTERS_MAX:])
+    return Failure(
+        clean(name)[:500],
+        clean(message)[:ERROR_CHARACTERS_MAX],
+        None if trace is None else clean(trace)[-TRACEBACK_CHARACTERS_MAX:],
+    )
 
 
 def _user_trace(error: BaseException) -> traceback.TracebackException:

@@ -64,7 +64,15 @@ class Heart:
     """Beats until stopped."""
 
     def __init__(
-        self, dsn: str, sql: Statements, identity: Identity, pulse: Pulse, *, lease: timedelta, heartbeat: timedelta, deadline: timedelta
+        self,
+        dsn: str,
+        sql: Statements,
+        identity: Identity,
+        pulse: Pulse,
+        *,
+        lease: timedelta,
+        heartbeat: timedelta,
+        deadline: timedelta,
     ) -> None:
         self._sql = sql
         self._identity = identity

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pgqueue.errors import ConfigurationError
 
+logger = logging.getLogger("pgqueue.hooks")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _on_start: list[Callable[..., Any]] = []
@@ -34,19 +36,20 @@ async def call_start_hooks(resources: dict[str, Any]) -> None:
 
 
 async def call_stop_hooks(resources: dict[str, Any]) -> None:
-    """In the reverse order, each even if another failed; raises the first error at the end."""
+    """In the reverse order, each even if another failed; raises the first error at the end, and logs every one."""
     errors = []
     for function in reversed(_on_stop):
         try:
             await _call(function, resources)
         except Exception as error:
+            logger.exception("a hook at the runner's end failed: %s", getattr(function, "__qualname__", function))
             errors.append(error)
     if errors:
         raise errors[0]
 
 
 def _register(functions: list[Callable[..., Any]], function: F) -> F:
-    if not callable(function):
+    if not callable(function):  # a decorator's argument is whatever stands below it
         raise ConfigurationError(f"a runner hook is a function of one argument, the resources, not {function!r}")
     if function not in functions:
         functions.append(function)

@@ -18,7 +18,8 @@ RV = TypeVar("RV")
 logger = logging.getLogger("pgqueue.link")
 PAUSE_MIN_SECONDS = 0.05
 PAUSE_MAX_SECONDS = 2.0
-SAY_AFTER_SECONDS = 1.0
+_REFUSALS = ("password authentication failed", "no password supplied", "no pg_hba.conf entry", "does not exist", "invalid port")
+"""What no waiting mends. libpq gives a failed connect no SQLSTATE; where the server speaks another language, we wait in vain."""
 
 
 class Link:
@@ -68,7 +69,7 @@ class Link:
             except (psycopg.OperationalError, OSError) as error:
                 waited = time.monotonic() - started_at
                 line = str(error).strip().partition("\n")[0]
-                if not is_lost(error) or (timeout_seconds is not None and waited > timeout_seconds):
+                if not is_lost(error) or (timeout_seconds is not None and (waited > timeout_seconds or _is_refusal(line))):
                     raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {line}") from error
                 if say is not None and not said:
                     limit = "" if timeout_seconds is None else f" (for up to {timeout_seconds:g} s)"
@@ -77,6 +78,10 @@ class Link:
             if await _stopped_within(stop, pause * random.uniform(0.5, 1.0)):
                 return False
             pause = min(PAUSE_MAX_SECONDS, pause * 1.7)
+
+
+def _is_refusal(line: str) -> bool:
+    return any(words in line for words in _REFUSALS)
 
 
 async def _stopped_within(stop: asyncio.Event | None, seconds: float) -> bool:

@@ -24,6 +24,8 @@ from pgqueue.statements import Call, Statements
 
 logger = logging.getLogger("pgqueue.maintenance")
 PROMOTION_BATCH = 1_000
+LOCKED_PAUSE_SECONDS = 0.1
+"""The pause where tasks are due and locked: another runner is promoting them, or somebody's transaction holds them."""
 SWEEP_BATCH = 1_000
 SWEEP_INTERVAL_SECONDS = 60.0
 """How often expired tasks and keys are looked for; a claim notices an expired task by itself."""
@@ -51,17 +53,40 @@ class Promotion:
         self._queues = queues
         self._on_promoted = on_promoted
         self._on_discovered = on_discovered
+        self._due_at = float("inf")
+        self._hurry = asyncio.Event()
+
+    def expect(self, delay_seconds: float) -> None:
+        """A task goes back and is due in so many seconds: look then, and not at the next poll. Cheap; called on the loop."""
+        due_at = time.monotonic() + delay_seconds
+        if due_at < self._due_at:
+            self._due_at = due_at
+            self._hurry.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Promote until stopped; outages are waited out."""
-        while not stop.is_set():
-            pause = self._poll_seconds
-            try:
-                pause = await self.promote()
-            except (psycopg.Error, PgQueueError, OSError) as error:
-                logger.warning("promotion failed, trying on: %s", str(error).strip().partition("\n")[0])
-                await self._link.drop()
-            await _sleep(stop, pause)
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            while not stop.is_set():
+                pause = self._poll_seconds
+                self._due_at = float("inf")
+                try:
+                    pause = await self.promote()
+                except (psycopg.Error, PgQueueError, OSError) as error:
+                    logger.warning("promotion failed, trying on: %s", str(error).strip().partition("\n")[0])
+                    await self._link.drop()
+                await self._sleep(stopped, pause)
+        finally:
+            stopped.cancel()
+
+    async def _sleep(self, stopped: asyncio.Future[Any], seconds: float) -> None:
+        """Until the next round: sooner, where a task is expected sooner."""
+        wake_at = time.monotonic() + seconds
+        while not stopped.done() and (left := min(wake_at, self._due_at) - time.monotonic()) > 0:
+            self._hurry.clear()
+            hurried = asyncio.ensure_future(self._hurry.wait())
+            await asyncio.wait([stopped, hurried], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            hurried.cancel()
 
     async def promote(self) -> float:
         """One round over the queues. Returns seconds until the next."""
@@ -78,7 +103,7 @@ class Promotion:
                     continue
             due = await _rows(self._link, self._sql.next_due(queue=queue))
             if due:
-                pause = min(pause, max(0.001, due[0][0]))
+                pause = min(pause, due[0][0] if due[0][0] > 0 else LOCKED_PAUSE_SECONDS)
         return pause
 
 
@@ -88,7 +113,9 @@ class Sweeps:
     `retentions`: types that keep less history than the fleet does.
     """
 
-    def __init__(self, sql: Statements, link: Link, settings: Settings, retentions: Mapping[str, timedelta] | None = None) -> None:
+    def __init__(
+        self, sql: Statements, link: Link, settings: Settings, retentions: Mapping[str, timedelta] | None = None
+    ) -> None:
         self._sql = sql
         self._link = link
         self._settings = settings
@@ -110,20 +137,32 @@ class Sweeps:
         await self._batches(self._sql.expire(limit=SWEEP_BATCH))
         await self._batches(self._sql.forget_keys(limit=SWEEP_BATCH))
         if time.monotonic() >= self._partitions_at:
-            self._partitions_at = time.monotonic() + PARTITIONS_INTERVAL_SECONDS * random.uniform(0.5, 1.0)
-            await self._look_after_partitions()
+            postponed = await self._look_after_partitions()
+            if not postponed:
+                self._partitions_at = time.monotonic() + PARTITIONS_INTERVAL_SECONDS * random.uniform(0.5, 1.0)
 
-    async def _look_after_partitions(self) -> None:
+    async def _look_after_partitions(self) -> bool:
+        """Make and drop them, and delete what is kept for less. True: a lock was not to be had, so the next sweep tries again."""
         connection = await self._link.connection()
-        schema = self._settings.db_schema
-        await steps.arun(connection, partitions.ensure(schema=schema))
+        schema = self._sql.schema
+        ensured = await steps.arun(connection, partitions.ensure(schema=schema))
+        postponed = bool(ensured.postponed)
         now = (await _rows(self._link, self._sql.clock()))[0][0]
         for table, _column in partitions.PARENTS:
-            await steps.arun(connection, partitions.retain(table, older_than=now - self._settings.history_retention, schema=schema))
+            retained = await steps.arun(
+                connection, partitions.retain(table, older_than=now - self._retention_of(table), schema=schema)
+            )
+            postponed = postponed or bool(retained.postponed)
         for type_name, retention in self._retentions.items():
             await self._batches(self._sql.forget_type(type=type_name, before=now - retention, limit=SWEEP_BATCH))
         await self._batches(self._sql.forget_dead(before=now - self._settings.dead_retention, limit=SWEEP_BATCH))
         await self._batches(self._sql.forget_slots(before=now - self._settings.history_retention, limit=SWEEP_BATCH))
+        return postponed
+
+    def _retention_of(self, table: str) -> timedelta:
+        """What a task failed with and logged is kept for as long as the task may lie among the dead."""
+        kept = self._settings.history_retention
+        return kept if table == "history" else max(kept, self._settings.dead_retention)
 
     async def _batches(self, call: Call) -> int:
         """Repeat a statement that handles a batch and counts it, until a batch comes back short."""

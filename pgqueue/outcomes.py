@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
 
+from pgqueue.requests import DELAY_MAX
 
-class OutcomeRequest(Exception):  # noqa: N818  # an order to the runner, not an error
-    """Root of what a task raises on purpose."""
+
+class OutcomeRequest(Exception):
+    """Root of what a task raises on purpose: an order to the runner, not an error."""
 
 
 class Snooze(OutcomeRequest):
@@ -47,10 +49,10 @@ class Cancel(OutcomeRequest):
         self.reason = reason
 
 
-def _not_negative(delay: timedelta, name: str) -> timedelta:
-    if not isinstance(delay, timedelta) or delay < timedelta(0):
-        raise ValueError(f"{name}(delay) takes a timedelta of zero or more, not {delay!r}")
-    return delay
+def _not_negative(delay: object, name: str) -> timedelta:
+    if isinstance(delay, timedelta) and timedelta(0) <= delay <= DELAY_MAX:
+        return delay
+    raise ValueError(f"{name}(delay) takes a timedelta from 0 to {DELAY_MAX.days:,} days, not {delay!r}")
 
 
 class Verdict(Enum):

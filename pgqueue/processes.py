@@ -135,11 +135,16 @@ class _Worker:
     async def _readable(self) -> None:
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._pipe.fileno(), lambda: ready.done() or ready.set_result(None))
+        loop.add_reader(self._pipe.fileno(), _mark, ready)
         try:
             await ready
         finally:
             loop.remove_reader(self._pipe.fileno())
+
+
+def _mark(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 def _exit(code: int | None) -> str:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Generator, Iterable
 from typing import Any
 
+import psycopg
+
 from pgqueue.database import Rows
 from pgqueue.definition import TaskType
 from pgqueue.errors import ConfigurationError
@@ -27,17 +29,17 @@ async def register_types(link: Link, sql: Statements, task_types: Iterable[TaskT
     Raises ConfigurationError where another program knows a type under another spelling.
     """
     for task_type in task_types:
-        rows = await link.run(
-            _single(
-                sql.register_type(
-                    name=task_type.name,
-                    title=task_type.title,
-                    description=task_type.description,
-                    payload_schema=json.dumps(task_type.payload_schema()),
-                    options=json.dumps(task_type.described_options()),
-                )
-            )
+        call = sql.register_type(
+            name=task_type.name,
+            title=task_type.title,
+            description=task_type.description,
+            payload_schema=json.dumps(task_type.payload_schema()),
+            options=json.dumps(task_type.described_options()),
         )
+        try:
+            rows = await link.run(_single(call))
+        except psycopg.errors.UniqueViolation:  # another spelling, registered at the same moment
+            rows = []
         if not rows:
             raise ConfigurationError(
                 f"a task type of this database is spelt differently than {task_type.name!r}: names that differ only in case, `-` and `_` "

@@ -20,88 +20,35 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from functools import lru_cache
+from datetime import timedelta
 from importlib import metadata
-from itertools import islice
 from types import TracebackType
-from typing import Any
+from typing import Self
 
 import psycopg
-from typing_extensions import Self
 
 from pgqueue.client import AsyncQueue, Queue
 from pgqueue.database import Rows, connection_parameters, is_lost
-from pgqueue.definition import Missed, TaskType
 from pgqueue.errors import ConfigurationError, DatabaseUnavailable, PgQueueError
 from pgqueue.heart import Heart, Identity, Pulse
 from pgqueue.link import Link
 from pgqueue.loops import drive
-from pgqueue.preparation import new_id, prepare
+from pgqueue.preparation import new_id
 from pgqueue.readiness import check_schema, register_types
-from pgqueue.recurrence import Cron, Due, Every, Recurrence
+from pgqueue.schedules import Fired, Schedule, definition
 from pgqueue.settings import Settings
 from pgqueue.statements import Call
 
 logger = logging.getLogger("pgqueue.scheduler")
 DUE_BATCH = 500
-CATCH_UP_MAX = 1_000
-"""Missed slots that one firing enqueues at most, with `missed="all"`; older ones are skipped."""
-SKIPPED_ROWS_MAX = 100
-"""Missed slots that one firing writes down as rows, the oldest and the newest; the rest is only counted, in skipped_count."""
 LOCK_TIMEOUT = timedelta(milliseconds=500)
 """So long a firing waits for an open transaction that holds its unique key, before it is put off to the next round."""
 JITTER_SECONDS = 0.02
 """Schedulers that sleep until the same instant wake up to this much later, so that one of them finds the work done."""
 FAILURE_PAUSE_SECONDS = 0.3
 STOP_SECONDS_MAX = 10.0
-DEFINITIONS_MAX = 10_000
-"""Parsed recurrences, and rows complained about, that are remembered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fired:
-    """What became of one slot of a schedule. task_id None: it was skipped, for this reason ("missed", "unfinished task")."""
-
-    app: str
-    name: str
-    type: str
-    slot_at: datetime
-    task_id: uuid.UUID | None
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """A row that is due; frequency in seconds, as text. `now` is the database's clock when it was read."""
-
-    now: datetime
-    id: uuid.UUID
-    app: str
-    name: str
-    type: str
-    frequency: str | None
-    cron: str | None
-    timezone: str
-    missed: Missed
-    next_run_at: datetime
-
-    def due(self) -> Due:
-        """Which slots to fire and which to skip. Raises ConfigurationError or OverflowError for a row that makes no sense."""
-        recurrence = _recurrence(self.frequency, self.cron, self.timezone)
-        if isinstance(recurrence, Exception):
-            raise recurrence
-        return recurrence.catch_up(next_run_at=self.next_run_at, now=self.now, missed=self.missed, bound=CATCH_UP_MAX)
-
-    def skipped(self, due: Due) -> list[datetime]:
-        """The missed slots to write down: the oldest, and the newest."""
-        if due.skipped_first_at is None or due.skipped_last_at is None:
-            return []
-        recurrence = _recurrence(self.frequency, self.cron, self.timezone)
-        assert isinstance(recurrence, Recurrence)
-        oldest = islice(_slots(recurrence, due.skipped_first_at), min(due.skipped_count, SKIPPED_ROWS_MAX) - 1)
-        return [*oldest, due.skipped_last_at]
+COMPLAINTS_MAX = 10_000
+"""Schedules whose trouble is remembered, so that it is said once."""
 
 
 class Scheduler:
@@ -128,7 +75,6 @@ class Scheduler:
         self._complete = complete
         self._observer = observer
         self._status = "new"
-        self._failure: Exception | None = None
         self._complaints: dict[uuid.UUID | None, str] = {}
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -204,7 +150,13 @@ class Scheduler:
             concurrency=0,
         )
         self._heart = Heart(
-            dsn, self._sql, identity, Pulse(), lease=settings.lease, heartbeat=settings.heartbeat, deadline=settings.statement_deadline
+            dsn,
+            self._sql,
+            identity,
+            Pulse(),
+            lease=settings.lease,
+            heartbeat=settings.heartbeat,
+            deadline=settings.statement_deadline,
         )
 
     async def _come_up(self) -> None:
@@ -245,7 +197,7 @@ class Scheduler:
         await register_types(self._link, self._sql, declared)
         now = (await self._rows(self._sql.clock()))[0][0]
         for task_type in declared:
-            if await self._rows(self._sql.schedule_sync(app=self._app, **_definition(task_type, now, self.settings))):
+            if await self._rows(self._sql.schedule_sync(app=self._app, **definition(task_type, now, self.settings))):
                 logger.info("schedule %s: %s", task_type.name, task_type.recurrence.describe() if task_type.recurrence else "")
         if self._complete:
             for (name,) in await self._rows(self._sql.schedule_disable(app=self._app, names=[one.name for one in declared])):
@@ -259,14 +211,20 @@ class Scheduler:
             try:
                 pause = await self.fire_due()
                 self._complaints.pop(None, None)
-            except Exception as error:
+            except (psycopg.Error, PgQueueError, OSError) as error:
                 self._complain(None, "a round failed, trying on", error)
-                await self._link.drop()
-                pause = FAILURE_PAUSE_SECONDS * random.uniform(0.5, 1.0)
+                pause = await self._recover()
+            except Exception:
+                logger.exception("a round failed, trying on")
+                pause = await self._recover()
             try:
                 await asyncio.wait_for(self._stopping.wait(), max(pause, 0.001))
             except TimeoutError:
                 continue
+
+    async def _recover(self) -> float:
+        await self._link.drop()
+        return FAILURE_PAUSE_SECONDS * random.uniform(0.5, 1.0)
 
     async def fire_due(self) -> float:
         """One round over all schedules that are due. Returns seconds until the next round."""
@@ -328,60 +286,13 @@ class Scheduler:
         """Log what is wrong, once for as long as it stays the same."""
         line = _line(error)
         if self._complaints.get(about) != line:
-            if len(self._complaints) >= DEFINITIONS_MAX:
+            if len(self._complaints) >= COMPLAINTS_MAX:
                 self._complaints.clear()
             self._complaints[about] = line
             logger.warning("%s: %s", what, line)
 
     async def _rows(self, call: Call) -> Rows:
         return await self._link.run(_single(call))
-
-
-def _definition(task_type: TaskType[Any], now: datetime, settings: Settings) -> dict[str, Any]:
-    """A row's columns: all that firing needs, so that a scheduler which does not know the type can fire it.
-
-    The task is made here, once: a default_factory of the payload runs when the scheduler starts and not for each slot. An
-    idempotency key has no say: a slot is its own. The fingerprint is the recurrence's alone: other changes move no slot.
-    """
-    recurrence = task_type.recurrence
-    assert recurrence is not None
-    request = prepare(task_type.cls(), {}, settings)
-    options = {
-        "priority": request.priority,
-        "expires": request.expires_seconds,
-        "unique_key": None if request.unique_key is None else request.unique_key.hex(),
-        "tags": None if request.tags is None else list(request.tags),
-    }
-    rule = recurrence.rule
-    return {
-        "name": task_type.name,
-        "type": request.type,
-        "queue": request.queue,
-        "frequency": rule.frequency if isinstance(rule, Every) else None,
-        "cron": rule.expression if isinstance(rule, Cron) else None,
-        "timezone": rule.timezone if isinstance(rule, Cron) else "UTC",
-        "missed": task_type.missed,
-        "payload": request.payload,
-        "options": json.dumps({name: value for name, value in options.items() if value is not None}),
-        "fingerprint": recurrence.fingerprint(),
-        "next_run_at": recurrence.first(now),
-    }
-
-
-@lru_cache(maxsize=DEFINITIONS_MAX)
-def _recurrence(frequency: str | None, cron: str | None, timezone: str) -> Recurrence | ConfigurationError:
-    """The recurrence that a row's columns mean, or what is wrong with them: remembered too, for the next round asks again."""
-    try:
-        return Recurrence.every(frequency) if frequency is not None else Recurrence.from_cron(cron or "", timezone)
-    except ConfigurationError as error:
-        return error
-
-
-def _slots(recurrence: Recurrence, first: datetime) -> Generator[datetime]:
-    slot_at = first
-    while True:
-        yield slot_at
-        slot_at = recurrence.after(slot_at)
 
 
 def _line(error: Exception) -> str:

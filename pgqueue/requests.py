@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, TypeAlias
 
 from typing_extensions import TypedDict
 
@@ -20,8 +21,11 @@ PRIORITY_MIN, PRIORITY_MAX = -32_767, 32_767
 NAME_MAX = 200
 """Characters in a queue's or type's name: an index row holds 2,700 bytes, and a character takes up to four."""
 TAG_COUNT_MAX = 50
+DELAY_MAX = timedelta(days=365_000)
 INSTANT_MIN, INSTANT_MAX = 2, 9998
-"""Years between which an instant may lie, in any timezone, so that Python and PostgreSQL both hold it."""
+"""Years in UTC between which an instant may lie, so that Python and PostgreSQL both hold it in any timezone."""
+REASON_MAX = 10_000
+"""Characters in the reason of a cancellation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +35,14 @@ class Unique:
     by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        by = (self.by,) if isinstance(self.by, str) else tuple(self.by)
-        if not all(isinstance(name, str) for name in by):
-            raise ConfigurationError(f"Unique(by=...) takes names of payload fields, not {self.by!r}")
-        object.__setattr__(self, "by", by)
+        by: object = self.by
+        names = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, Iterable) else (by,)
+        if not all(isinstance(name, str) and name for name in names):
+            raise ConfigurationError(f'Unique(by=...) takes names of payload fields, such as by=("user_id",), not {by!r}')
+        object.__setattr__(self, "by", names)
 
 
-IdempotencyKey = str | Callable[[Any], str]
+IdempotencyKey: TypeAlias = "str | Callable[[Any], str]"
 
 
 class EnqueueOptions(TypedDict, total=False):
@@ -51,15 +56,16 @@ class EnqueueOptions(TypedDict, total=False):
     timeout: timedelta | None
     retry: Retry | None
     unique: bool | Unique | None
-    idempotency_key: str | None
+    idempotency_key: IdempotencyKey | None
     tags: Sequence[str] | None
     headers: Mapping[str, str] | None
-    connection: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One task ready to insert. Instants are absolute or relative to the database's clock, never to this machine's."""
+class Request(NamedTuple):
+    """One task ready to insert. Instants are absolute or relative to the database's clock, never to this machine's.
+
+    A tuple: a frozen dataclass of so many fields takes four times as long to make.
+    """
 
     id: uuid.UUID
     queue: str
@@ -79,41 +85,53 @@ class Request:
 
 
 def check_name(name: Any, what: str) -> str:
-    """A queue's or type's name: 1 to 200 characters that PostgreSQL stores. Anything printable goes, quotes and emoji too."""
+    """A queue's or type's name: 1 to 200 characters that PostgreSQL stores. Quotes, blanks and emoji are fine."""
     if not isinstance(name, str) or not name or len(name) > NAME_MAX:
         shown = repr(name) if not isinstance(name, str) or len(name) < 60 else f"one of {len(name)} characters"
         raise ConfigurationError(f"{what} takes a name of 1 to {NAME_MAX} characters, not {shown}")
-    if not name.isprintable():
-        raise ConfigurationError(f"{what} {name!r} holds a character that cannot be printed")
-    return name
+    if not name.isprintable() and any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+        raise ConfigurationError(f"{what} {name!r} holds a control character or half of a surrogate pair")
+    return str.__str__(name)  # the plain string of a StrEnum, which the driver would adapt as an enum
+
+
+def check_text(text: Any, what: str, *, limit: int) -> str:
+    """Prose that PostgreSQL stores: no NUL, no half surrogates, and of bounded length."""
+    if not isinstance(text, str) or len(text) > limit:
+        shown = repr(text) if not isinstance(text, str) else f"one of {len(text)}"
+        raise ConfigurationError(f"{what} takes a text of up to {limit:,} characters, not {shown}")
+    if "\0" in text or any(unicodedata.category(character) == "Cs" for character in text if not character.isascii()):
+        raise ConfigurationError(f"{what} holds a NUL or half of a surrogate pair, which PostgreSQL cannot store")
+    return str.__str__(text)
 
 
 def check_priority(priority: Any) -> int:
     """Higher runs first. −32,768 is refused, since claims order by the negative."""
     if isinstance(priority, bool) or not isinstance(priority, int) or not PRIORITY_MIN <= priority <= PRIORITY_MAX:
         raise ConfigurationError(f"priority takes a whole number from {PRIORITY_MIN} to {PRIORITY_MAX}, not {priority!r}")
-    return priority
+    return int(priority)
 
 
-def check_tags(tags: Any) -> tuple[str, ...]:
-    """Up to 50 labels; sorted, each once."""
+def check_tags(tags: Any, *more: str) -> tuple[str, ...]:
+    """Up to 50 labels, `more` among them; sorted, each once."""
     if isinstance(tags, str) or not isinstance(tags, Sequence | set | frozenset):
         raise ConfigurationError(f'tags takes a list of strings such as ["billing"], not {tags!r}')
-    if len(tags) > TAG_COUNT_MAX:
-        raise ConfigurationError(f"tags takes at most {TAG_COUNT_MAX} labels, not {len(tags)}")
-    return tuple(sorted({check_name(tag, "a tag") for tag in tags}))
+    checked = sorted({check_name(tag, "a tag") for tag in (*tags, *more)})
+    if len(checked) > TAG_COUNT_MAX:
+        raise ConfigurationError(f"tags takes at most {TAG_COUNT_MAX} labels, not {len(checked)}")
+    return tuple(checked)
 
 
 def check_delay(delay: Any, what: str) -> float:
-    """Seconds of a timedelta of zero or more, within ten years' reach of any calendar."""
+    """Seconds of a timedelta of zero or more, within the calendar's reach."""
     if not isinstance(delay, timedelta):
         raise ConfigurationError(f"{what} takes a timedelta such as timedelta(minutes=5), not {delay!r}")
-    if delay < timedelta(0) or delay > timedelta(days=365_000):
-        raise ConfigurationError(f"{what} takes a timedelta from 0 to 365,000 days, not {delay}")
+    if not timedelta(0) <= delay <= DELAY_MAX:
+        raise ConfigurationError(f"{what} takes a timedelta from 0 to {DELAY_MAX.days:,} days, not {delay}")
     return delay.total_seconds()
 
 
 def check_positive(duration: Any, what: str) -> timedelta:
+    """A timedelta above zero."""
     if check_delay(duration, what) == 0:
         raise ConfigurationError(f"{what} takes a timedelta above zero")
     result: timedelta = duration
@@ -121,11 +139,15 @@ def check_positive(duration: Any, what: str) -> timedelta:
 
 
 def check_instant(instant: Any, what: str) -> datetime:
-    """An aware datetime between the years 2 and 9998; a naive one could mean any of 38 instants."""
+    """An aware datetime between the years 2 and 9998, in UTC; a naive one could mean any of 38 instants."""
     if not isinstance(instant, datetime):
         raise ConfigurationError(f"{what} takes an aware datetime, not {instant!r}")
     if instant.tzinfo is None or instant.utcoffset() is None:
         raise ConfigurationError(f"{what}={instant.isoformat()} is naive: add its timezone, e.g. datetime.now(timezone.utc)")
-    if not INSTANT_MIN <= instant.year <= INSTANT_MAX:
+    try:
+        utc = instant.astimezone(UTC)
+    except OverflowError:
+        utc = None
+    if utc is None or not INSTANT_MIN <= utc.year <= INSTANT_MAX:
         raise ConfigurationError(f"{what}={instant.isoformat()} is outside the years {INSTANT_MIN} to {INSTANT_MAX}")
-    return instant
+    return utc

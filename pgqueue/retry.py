@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from pgqueue.durations import format_duration
 from pgqueue.errors import ConfigurationError
@@ -77,6 +77,38 @@ class Retry:
         least, most = _bounds(self.jitter)
         pause = self._pause(tries)
         return pause + pause * random.uniform(least, most)
+
+    def as_json(self) -> dict[str, Any]:
+        """The policy as JSON values, for an enqueue's own `retry=`. `on` and `unless` are code, which JSON cannot hold."""
+        if self.on is not None or self.unless is not None:
+            raise ConfigurationError(
+                "retry= of one enqueue is stored with the task, and on= and unless= cannot be: put them on the type, "
+                "@task(retry=Retry(on=...)), or leave them out here"
+            )
+        return {
+            "max_attempts": self.max_attempts,
+            "backoff": self.backoff,
+            "initial_seconds": self.initial.total_seconds(),
+            "maximum_seconds": self.maximum.total_seconds(),
+            "jitter": list(_bounds(self.jitter)),
+        }
+
+    @classmethod
+    def from_json(cls, stored: Any) -> Retry:
+        """The policy of `as_json`; what is missing has its default. Raises ConfigurationError for what is no policy."""
+        if not isinstance(stored, dict):
+            raise ConfigurationError(f"a stored retry policy is a JSON object, not {stored!r:.200}")
+        known = {"max_attempts", "backoff", "initial_seconds", "maximum_seconds", "jitter"}
+        options = {name: value for name, value in stored.items() if name in known}  # a newer program may have added one
+        try:
+            for name in ("initial", "maximum"):
+                if f"{name}_seconds" in options:
+                    options[name] = timedelta(seconds=options.pop(f"{name}_seconds"))
+            if isinstance(options.get("jitter"), list):
+                options["jitter"] = tuple(options["jitter"])
+        except (TypeError, OverflowError, ValueError) as error:
+            raise ConfigurationError(f"the stored retry policy {stored!r:.200} is none: {error}") from error
+        return cls(**options)
 
     def describe(self) -> str:
         """For people: `5 attempts, exponential from 1s up to 1h`."""

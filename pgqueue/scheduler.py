@@ -1,6 +1,7 @@
 """`python -m pgqueue.scheduler`: enqueue what recurs until told to stop.
 
-SIGTERM or SIGINT: finish the firing that is under way, exit 0. Exit codes: see doors.py. The work itself is `recurring.Scheduler`'s.
+SIGTERM or SIGINT: finish the firing that is under way, exit 0. Exit codes: see doors.py.
+The work itself is `recurring.Scheduler`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from pgqueue import doors
 
 if TYPE_CHECKING:
-    from pgqueue.recurring import Fired
+    from pgqueue.schedules import Fired
 
 logger = logging.getLogger("pgqueue.scheduler")
 DESCRIPTION = "Enqueue recurring tasks until told to stop by SIGTERM or Ctrl-C. Several schedulers are harmless."

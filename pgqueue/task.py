@@ -38,7 +38,11 @@ class Task(BaseModel, Generic[R]):
     model_config = ConfigDict(
         extra="forbid",
         allow_inf_nan=False,
+        # Non-finite numbers are written as such, so that payload.py sees and refuses them; "null" would change them in silence.
         ser_json_inf_nan="constants",
+        # Bytes of any content, in nested values of plain types too; as text they could hold nothing but UTF-8.
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
         validate_by_name=True,
         validate_by_alias=True,
         ignored_types=(property,),
@@ -65,7 +69,7 @@ class Task(BaseModel, Generic[R]):
     def tries(self) -> int:
         """Attempts made before this one: 0 during the first."""
         context: Context | None = self.__dict__.get(_CONTEXT)
-        return 0 if context is None else context.attempt - 1
+        return 0 if context is None else context._claimed.attempt - 1  # the property would double the price
 
     @property
     def context(self) -> Context:
@@ -90,7 +94,9 @@ def attach(task: Task[Any], context: Context) -> None:
     task.__dict__[_CONTEXT] = context
 
 
-_RESERVED = frozenset(name for name in dir(Task) if not name.startswith("_")) | {"context", "tries"}
+_RESERVED = frozenset(name for name in dir(Task) if not name.startswith("_"))
+_ENGINE = frozenset({"context", "tries", "enqueue"})
+"""What the engine gives a task; `run` and `next_try` are there to be written, and pydantic's own methods may be too."""
 
 
 def _refuse_shadowing(cls: type[Task[Any]]) -> None:
@@ -101,6 +107,9 @@ def _refuse_shadowing(cls: type[Task[Any]]) -> None:
                 f"{cls.__name__}.{name}: a field of this name would hide Task.{name}. Name it {name}_ and keep the name in the "
                 f'payload with an alias: {name}_: ... = Field(alias="{name}")'
             )
+    if hidden := _ENGINE & cls.__dict__.keys():
+        name = min(hidden)
+        raise ConfigurationError(f"{cls.__name__}.{name} would hide Task.{name}, which the runner gives it: name it otherwise")
 
 
 def _own_annotations(cls: type) -> dict[str, Any]:

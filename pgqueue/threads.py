@@ -118,7 +118,11 @@ class _Job:
     __slots__ = ("abandoned", "context", "error", "finished", "function", "future", "loop", "result", "started")
 
     def __init__(
-        self, function: Callable[[], Any], context: contextvars.Context, future: asyncio.Future[Any], loop: asyncio.AbstractEventLoop
+        self,
+        function: Callable[[], Any],
+        context: contextvars.Context,
+        future: asyncio.Future[Any],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.function = function
         self.context = context

@@ -55,7 +55,10 @@ class Transaction:
         if error is not None:
             return bool(stack.__exit__(kind, error, trace))
         with stack:
-            run(connection, completion(self._queue._sql, self._queue.registry, self._context, limit=self._queue.settings.max_payload_bytes))
+            run(
+                connection,
+                completion(self._queue._sql, self._queue.registry, self._context, limit=self._queue.settings.max_payload_bytes),
+            )
         self._context.settled = True
         return False
 
@@ -86,7 +89,7 @@ class Transaction:
         self._context.connection = connection
         self._context._result = None  # of a block before this one, which was rolled back
 
-    def _check(self, connection: Any, kind: type) -> None:
+    def _check(self, connection: Any, kind: type[Any]) -> None:
         if self._context.connection is not None:
             raise PgQueueError("context.transaction() is already open: an attempt completes once")
         if self._context.settled:
@@ -96,7 +99,9 @@ class Transaction:
         if not isinstance(connection, kind):
             raise ConfigurationError(f"connection takes a psycopg.{kind.__name__}, not {type(connection).__name__}")
         if connection.info.transaction_status != pq.TransactionStatus.IDLE:
-            raise ConfigurationError("context.transaction(connection=...) takes a connection that is in no transaction: the block begins and commits it")
+            raise ConfigurationError(
+                "context.transaction(connection=...) takes a connection that is in no transaction: the block begins and commits it"
+            )
 
 
 def completion(sql: Statements, registry: Registry, context: Context, *, limit: int) -> Operation[None]:

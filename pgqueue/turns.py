@@ -20,7 +20,7 @@ class Turns:
         self._pause_max = pause_max_seconds
         self._pause: dict[str, float] = {}
         self._due_at: dict[str, float] = {}
-        self._first = 0
+        self._credit: dict[str, float] = {}
 
     @property
     def queues(self) -> list[str]:
@@ -34,20 +34,22 @@ class Turns:
                 self._weights.setdefault(queue, 1)
 
     def shares(self, limit: int, now: float) -> list[tuple[str, int]]:
-        """The queues to claim from now and how many each, by weight, at least one; another one comes first each time."""
+        """The queues to claim from now and how many each: by weight over time, also where slots become free one by one.
+
+        What a queue is short of its part, or had beyond it, is remembered. The one that is owed most comes first.
+        """
         due = [queue for queue in self._weights if self._due_at.get(queue, 0.0) <= now]
-        if not due:
-            return []
-        self._first += 1
-        turned = due[self._first % len(due) :] + due[: self._first % len(due)]
         total = sum(self._weights[queue] for queue in due)
-        shares, left = [], limit
-        for queue in turned:
-            share = min(left, max(1, limit * self._weights[queue] // total))
-            if share > 0:
-                shares.append((queue, share))
-                left -= share
-        return shares
+        owed = {queue: self._credit.get(queue, 0.0) + limit * self._weights[queue] / total for queue in due}
+        due.sort(key=lambda queue: -owed[queue])
+        shares, left = dict.fromkeys(due, 0), limit
+        for queue in due:
+            shares[queue] = min(left, max(0, int(owed[queue])))
+            left -= shares[queue]
+        for queue in sorted(due, key=lambda queue: shares[queue] - owed[queue])[:left]:
+            shares[queue] += 1
+        self._credit.update((queue, owed[queue] - shares[queue]) for queue in due)
+        return [(queue, share) for queue, share in shares.items() if share]
 
     def found(self, queue: str, count: int, now: float) -> None:
         """A claim of this queue found so many; nothing lets it sleep, longer each time."""
@@ -55,6 +57,7 @@ class Turns:
             self._pause.pop(queue, None)
             self._due_at.pop(queue, None)
             return
+        self._credit.pop(queue, None)
         pause = min(self._pause_max, self._pause.get(queue, PAUSE_MIN_SECONDS / PAUSE_GROWTH) * PAUSE_GROWTH)
         self._pause[queue] = pause
         self._due_at[queue] = now + pause

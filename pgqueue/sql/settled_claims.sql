@@ -1,5 +1,5 @@
--- Which attempts an earlier settle of unknown outcome did write down. Parameters: arrays of one length: ids, claim_ids.
--- Result: id.
+-- Which attempts an earlier settle of unknown outcome did write down: ended, noted as failed, or waiting again. A row that goes
+-- back keeps its claim until the next one. Parameters: queue; arrays of one length: ids, claim_ids. Result: id.
 SELECT history.id::text
 FROM unnest(%(ids)s::uuid[], %(claim_ids)s::uuid[]) AS outcome (id, claim_id)
 JOIN {schema}.history ON history.id = outcome.id AND history.claim_id = outcome.claim_id
@@ -7,6 +7,10 @@ UNION ALL
 SELECT dead_task.id::text
 FROM unnest(%(ids)s::uuid[], %(claim_ids)s::uuid[]) AS outcome (id, claim_id)
 JOIN {schema}.dead_task ON dead_task.id = outcome.id AND dead_task.claim_id = outcome.claim_id
+UNION ALL
+SELECT attempt.task_id::text
+FROM unnest(%(ids)s::uuid[], %(claim_ids)s::uuid[]) AS outcome (id, claim_id)
+JOIN {schema}.attempt ON attempt.task_id = outcome.id AND attempt.claim_id = outcome.claim_id
 UNION ALL
 SELECT task.id::text
 FROM unnest(%(ids)s::uuid[], %(claim_ids)s::uuid[]) AS outcome (id, claim_id)

@@ -1,0 +1,41 @@
+"""What a runner does for its attempts (context.Services): its clients, its resources, and the transaction blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+from pgqueue.client import AsyncQueue, Queue
+from pgqueue.context import Context
+from pgqueue.registry import Registry
+from pgqueue.settings import Settings
+from pgqueue.transactions import Transaction
+
+
+class RunnerServices:
+    """Async tasks get the async client and its connections, sync ones the blocking client; each opens when first used."""
+
+    def __init__(self, dsn: str, runner_id: uuid.UUID, *, settings: Settings, schema: str, registry: Registry) -> None:
+        self.runner_id = runner_id
+        self.resources: dict[str, Any] = {}
+        self._registry = registry
+        self._async_queue = AsyncQueue(dsn, schema=schema, settings=settings, registry=registry)
+        self._queue = Queue(dsn, schema=schema, settings=settings, registry=registry)
+
+    def transaction(self, context: Context, connection: Any) -> Transaction:
+        if self._is_async(context):
+            return Transaction(context, None, self._async_queue, connection)
+        return Transaction(context, self._queue, None, connection)
+
+    def queue_of(self, context: Context) -> AsyncQueue | Queue:
+        queue: AsyncQueue | Queue = self._async_queue if self._is_async(context) else self._queue
+        return queue if context.connection is None else queue.bound(context.connection)
+
+    async def close(self) -> None:
+        """Close the connections of both clients."""
+        await self._async_queue.close()
+        await asyncio.to_thread(self._queue.close)
+
+    def _is_async(self, context: Context) -> bool:
+        return self._registry.get(context.type).execution == "async"
