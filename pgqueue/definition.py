@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, SecretBytes, SecretStr, TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
+from typing_extensions import is_typeddict
 
-from pgqueue.durations import parse_duration
 from pgqueue.errors import ConfigurationError
 from pgqueue.recurrence import Recurrence
 from pgqueue.requests import (
@@ -22,6 +21,7 @@ from pgqueue.requests import (
     check_positive,
     check_priority,
     check_tags,
+    check_text,
 )
 from pgqueue.retry import Retry
 from pgqueue.task import Task
@@ -30,6 +30,10 @@ T = TypeVar("T", bound=Task[Any])
 Missed = Literal["last", "skip", "all"]
 Execution = Literal["async", "thread", "process"]
 PRIORITY_DEFAULT = 100
+TITLE_MAX = 1_000
+DESCRIPTION_MAX = 20_000
+_RESULT_CONFIG = ConfigDict(allow_inf_nan=False, ser_json_inf_nan="constants", ser_json_bytes="base64", val_json_bytes="base64")
+"""As the payload's: see Task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,11 @@ class TaskType(Generic[T]):
     asks_next_try: bool = False
 
     def payload_schema(self) -> dict[str, Any]:
-        """The payload's JSON schema, for forms and for other languages."""
-        return self.cls.model_json_schema(by_alias=True)
+        """The payload's JSON schema, for forms and for other languages; of a field that has none, only that it is an object."""
+        try:
+            return self.cls.model_json_schema(by_alias=True)
+        except PydanticInvalidForJsonSchema:
+            return {"type": "object", "title": self.title}
 
     def described_options(self) -> dict[str, Any]:
         """The options as JSON, for the table `task_type`."""
@@ -101,16 +108,17 @@ def define(
     retention: timedelta | None = None,
 ) -> TaskType[T]:
     """Check every option against the class and against each other. Raises ConfigurationError, naming class and option."""
-    if not (isinstance(cls, type) and issubclass(cls, Task)):
-        raise ConfigurationError(f"@task decorates a subclass of pgqueue.Task, not {cls!r}")
+    _check_is_task(cls)
     try:
         _check_class(cls)
         documented_title, documented_description = _read_docstring(cls)
         return TaskType(
-            name=check_name(kebab(cls.__name__) if name is None else name, "name"),
+            name=check_type_name(kebab(cls.__name__) if name is None else name),
             cls=cls,
-            title=documented_title if title is None else title,
-            description=documented_description if description is None else description,
+            title=check_text(documented_title if title is None else title, "title", limit=TITLE_MAX),
+            description=check_text(
+                documented_description if description is None else description, "description", limit=DESCRIPTION_MAX
+            ),
             execution=_execution(cls, executor),
             queue=check_name(queue, "queue"),
             priority=check_priority(priority),
@@ -121,15 +129,23 @@ def define(
             timeout=_duration(timeout, "timeout"),
             expires=_duration(expires, "expires"),
             tags=None if tags is None else check_tags(tags) or None,
-            recurrence=_recurrence(cls, frequency=frequency, cron=cron, timezone=timezone),
+            recurrence=_recurrence(cls, frequency=frequency, cron=cron, timezone=timezone, missed=missed),
             missed=_one_of(missed, Missed, "missed"),
             history=_flag(history, "history"),
-            retention=_duration(retention, "retention"),
+            retention=_retention(retention, history=history),
             result_adapter=_result_adapter(cls),
             asks_next_try=cls.next_try is not Task.next_try,
         )
     except ConfigurationError as error:
         raise ConfigurationError(f"@task on {cls.__qualname__}: {error}") from error
+
+
+def check_type_name(name: Any) -> str:
+    """A type's name: something must be left of it once case, `-` and `_` do not count."""
+    checked = check_name(name, "name")
+    if not fold(checked):
+        raise ConfigurationError(f"name {checked!r} has nothing but - and _, which do not count when names are compared")
+    return checked
 
 
 def kebab(name: str) -> str:
@@ -149,20 +165,75 @@ def _read_docstring(cls: type[Task[Any]]) -> tuple[str, str]:
     return title.strip().rstrip(".") or kebab(cls.__name__).replace("-", " ").capitalize(), description.strip()
 
 
+def _check_is_task(cls: object) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, Task)):
+        raise ConfigurationError(f"@task decorates a subclass of pgqueue.Task, not {cls!r:.200}")
+
+
 def _check_class(cls: type[Task[Any]]) -> None:
     if cls.run is Task.run:
         raise ConfigurationError("it has no `run` method: write `async def run(self)` or `def run(self)`")
-    for name, info in cls.model_fields.items():
-        if info.exclude:
-            raise ConfigurationError(f"field {name!r} says exclude=True, so it would not reach the runner: remove that")
-        if any(_mentions(info.annotation, secret) for secret in (SecretStr, SecretBytes)):
-            raise ConfigurationError(f"field {name!r} is a secret, and payloads are stored as plain JSON: pass a reference to it instead")
+    for name in ("run", "next_try"):
+        _check_takes_self_alone(cls, name)
+    if inspect.iscoroutinefunction(cls.next_try):
+        raise ConfigurationError("`next_try` is asked outside the loop: write `def next_try`, not `async def`")
     if cls.model_config.get("extra") == "allow":
-        raise ConfigurationError('model_config says extra="allow": a payload is its declared fields; use a dict field for the rest')
+        raise ConfigurationError('extra="allow" in model_config: a payload is its declared fields; use a dict field for the rest')
+    _check_fields(cls, "", set())
+    _check_aliases(cls)
 
 
-def _mentions(annotation: Any, wanted: type) -> bool:
-    return annotation is wanted or any(_mentions(part, wanted) for part in get_args(annotation))
+def _check_takes_self_alone(cls: type[Task[Any]], name: str) -> None:
+    method = inspect.getattr_static(cls, name)
+    if not inspect.isroutine(method) or isinstance(method, staticmethod | classmethod):
+        raise ConfigurationError(f"`{name}` is a method that takes self: write `def {name}(self)`")
+    try:
+        inspect.signature(method).bind(cls)
+    except TypeError as error:
+        raise ConfigurationError(f"`{name}` is called with self alone ({error}): what it needs is a field") from error
+
+
+def _check_fields(model: type[BaseModel], path: str, seen: set[Any]) -> None:
+    """Refuse fields whose values would not reach the runner, here and in the models and dataclasses they hold."""
+    for name, info in model.model_fields.items():
+        where = f"field {path}{name}"
+        if info.exclude or getattr(info, "exclude_if", None) is not None:
+            raise ConfigurationError(f"{where} is excluded from the payload, so it would not reach the runner: remove that")
+        _check_kind(info.annotation, where, seen)
+
+
+def _check_kind(annotation: Any, where: str, seen: set[Any]) -> None:
+    """Walk an annotation down to the types it names."""
+    for part in get_args(annotation):
+        _check_kind(part, where, seen)
+    if not isinstance(annotation, type) or annotation in seen:
+        return
+    seen.add(annotation)
+    if issubclass(annotation, SecretStr | SecretBytes):
+        raise ConfigurationError(f"{where} is a secret, and payloads are stored as plain JSON: pass a reference to it instead")
+    if issubclass(annotation, BaseModel):
+        _check_fields(annotation, f"{where.removeprefix('field ')}.", seen)
+    elif is_dataclass(annotation):
+        for part in fields(annotation):
+            _check_kind(part.type, f"{where}.{part.name}", seen)
+    elif is_typeddict(annotation):
+        for name, part in annotation.__annotations__.items():
+            _check_kind(part, f"{where}.{name}", seen)
+
+
+def _check_aliases(cls: type[Task[Any]]) -> None:
+    """What a field is called in the stored payload must be what it is read back by, and no other field's name."""
+    owners: dict[str, str] = {}
+    for name, info in cls.model_fields.items():
+        stored = info.serialization_alias or name
+        read = info.validation_alias
+        choices = read.choices if isinstance(read, AliasChoices) else [read]
+        if stored not in (name, *choices):
+            raise ConfigurationError(
+                f'field {name!r} is stored as {stored!r} but not read by that name: use Field(alias="{stored}") alone'
+            )
+        if owners.setdefault(stored, name) != name:
+            raise ConfigurationError(f"fields {owners[stored]!r} and {name!r} are both stored as {stored!r}")
 
 
 def _execution(cls: type[Task[Any]], executor: object) -> Execution:
@@ -186,14 +257,17 @@ def _unique(cls: type[Task[Any]], unique: object) -> Unique | None:
 def check_unique(cls: type[Task[Any]], unique: Unique) -> Unique:
     """Refuse fields that the class does not have."""
     if missing := [name for name in unique.by if name not in cls.model_fields]:
-        raise ConfigurationError(f"Unique(by=...) names {missing[0]!r}; the fields of {cls.__name__} are {', '.join(cls.model_fields) or 'none'}")
+        known = ", ".join(cls.model_fields) or "none"
+        raise ConfigurationError(f"Unique(by=...) names {missing[0]!r}; the fields of {cls.__name__} are {known}")
     return unique
 
 
 def _idempotency_key(key: object) -> IdempotencyKey | None:
-    if key is None or isinstance(key, str) or callable(key):
+    if inspect.iscoroutinefunction(key):
+        raise ConfigurationError("idempotency_key takes a plain function of the task, not an async one")
+    if key is None or (isinstance(key, str) and key) or callable(key):
         return key
-    raise ConfigurationError(f"idempotency_key takes a string or a function of the task, not {key!r}")
+    raise ConfigurationError(f"idempotency_key takes a string that is not empty or a function of the task, not {key!r}")
 
 
 def _retry(cls: type[Task[Any]], retry: object) -> Retry | None:
@@ -204,26 +278,37 @@ def _retry(cls: type[Task[Any]], retry: object) -> Retry | None:
     return retry
 
 
-def _recurrence(cls: type[Task[Any]], *, frequency: Any, cron: str | None, timezone: str | None) -> Recurrence | None:
+def _recurrence(cls: type[Task[Any]], *, frequency: Any, cron: Any, timezone: Any, missed: str) -> Recurrence | None:
     if frequency is not None and cron is not None:
         raise ConfigurationError("both frequency= and cron= say when to run: keep one of them")
     if timezone is not None and cron is None:
         raise ConfigurationError("timezone= belongs to cron=; a frequency follows elapsed time")
     if frequency is None and cron is None:
+        if missed != "last":
+            raise ConfigurationError("missed= belongs to frequency= or cron=: without one there are no slots to miss")
         return None
     _check_recurring_payload(cls)
     if frequency is not None:
-        return Recurrence.every(parse_duration(frequency) if isinstance(frequency, str) else frequency)
-    return Recurrence.from_cron(cron, timezone=timezone or "UTC")  # type: ignore[arg-type]  # None is ruled out above
+        return Recurrence.every(frequency)
+    if timezone is not None and not isinstance(timezone, str):
+        raise ConfigurationError(f'timezone takes a name such as "Europe/Berlin", not {timezone!r}')
+    return Recurrence.from_cron(cron, timezone="UTC" if timezone is None else timezone)
 
 
 def _check_recurring_payload(cls: type[BaseModel]) -> None:
     """A scheduler makes the task without arguments, so every field needs a default."""
+    if needed := [name for name, info in cls.model_fields.items() if info.is_required()]:
+        raise ConfigurationError(f"a recurring task is made without arguments, so give {needed[0]!r} a default")
     try:
         cls()
-    except ValidationError as error:
-        name = ".".join(map(str, error.errors()[0]["loc"])) or "a field"
-        raise ConfigurationError(f"a recurring task is made without arguments, so give {name!r} a default") from error
+    except Exception as error:  # user code: validators and default factories
+        raise ConfigurationError(f"a recurring task is made without arguments, and that fails: {error}") from error
+
+
+def _retention(value: object, *, history: object) -> timedelta | None:
+    if value is not None and history is False:
+        raise ConfigurationError("retention= says how long history is kept, and history=False keeps none: keep one of them")
+    return _duration(value, "retention")
 
 
 def _duration(value: object, name: str) -> timedelta | None:
@@ -244,14 +329,39 @@ def _one_of(value: Any, literal: Any, name: str) -> Any:
 
 def _result_adapter(cls: type[Task[Any]]) -> TypeAdapter[Any] | None:
     """What checks a result: the R of `Task[R]`, or None where the class names none, which allows whatever JSON holds."""
+    result_type = _result_type(cls)
+    if result_type is None or isinstance(result_type, TypeVar):
+        return None
+    try:
+        try:
+            return TypeAdapter(result_type, config=_RESULT_CONFIG)
+        except PydanticUserError as error:
+            if error.code != "type-adapter-config-unused":
+                raise
+            return TypeAdapter(result_type)  # a model or dataclass, which brings its own
+    except (PydanticUserError, NameError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigurationError(f"its result type {result_type!r} cannot be stored as JSON: {reason}") from error
+
+
+def _result_type(cls: type[Task[Any]]) -> Any:
+    """The R of `Task[R]`, also of one further up, `class Base(Task[list[T]], Generic[T])`; None where none is named."""
+    known: dict[Any, Any] = {}
     for base in cls.__mro__:
-        metadata: dict[str, Any] = getattr(base, "__pydantic_generic_metadata__", {})
-        if metadata.get("origin") is Task and metadata.get("args"):
-            try:
-                return TypeAdapter(metadata["args"][0])
-            except PydanticSchemaGenerationError as error:
-                raise ConfigurationError(f"its result type {metadata['args'][0]!r} cannot be stored as JSON: {error.message}") from error
+        generic: dict[str, Any] = base.__dict__.get("__pydantic_generic_metadata__", {})
+        origin, arguments = generic.get("origin"), generic.get("args", ())
+        if origin is None or not arguments:
+            continue
+        filled = [_filled(argument, known) for argument in arguments]
+        if origin is Task:
+            return filled[0]
+        known.update(zip(origin.__pydantic_generic_metadata__["parameters"], filled, strict=False))
     return None
 
 
-Decorator = Callable[[type[T]], type[T]]
+def _filled(argument: Any, known: dict[Any, Any]) -> Any:
+    """A type with its variables replaced by what is known of them."""
+    if isinstance(argument, TypeVar):
+        return known.get(argument, argument)
+    parameters = getattr(argument, "__parameters__", ())
+    return argument[tuple(known.get(one, one) for one in parameters)] if parameters else argument

@@ -130,7 +130,9 @@ def task(cls: type[T] | None = None, /, **options: Any) -> type[T] | Callable[[t
     return decorate if cls is None else decorate(cls)
 
 
-_OPTION_NAMES = {name for name, parameter in inspect.signature(define).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+_OPTION_NAMES = {
+    name for name, parameter in inspect.signature(define).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY
+}
 
 
 def type_of(task: Task[Any]) -> TaskType[Any]:
@@ -174,5 +176,7 @@ def default_queue() -> Any:
     if context is not None:
         return context.queue
     if _default_queue is None:
-        raise ConfigurationError("there is no default queue: call pgqueue.set_default_queue(queue) once, or use queue.enqueue(task)")
+        raise ConfigurationError(
+            "there is no default queue: call pgqueue.set_default_queue(queue) once, or use queue.enqueue(task)"
+        )
     return _default_queue

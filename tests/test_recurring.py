@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
+from pydantic import Field
 
 from pgqueue import AsyncQueue, DatabaseUnavailable, PgQueueError, Queue, Runner, Scheduler, SchemaError, Settings, Task, task
 from pgqueue.registry import registry
@@ -77,21 +78,19 @@ def add(connection: Connection, name: str, **columns: Any) -> None:
     connection.execute(f"INSERT INTO pgqueue.schedule ({names}) VALUES ({holes})", list(values.values()))
 
 
-async def a_round(connection: Connection) -> None:
-    """Until a scheduler has looked at all that was due: a schedule that came due later has fired."""
-    name = f"marker-{uuid.uuid4()}"
-    connection.execute(
-        "INSERT INTO pgqueue.schedule (app, name, type, source, fingerprint, frequency, next_run_at)"
-        " VALUES ('marker', %s, 'marker', 'runtime', '', '1 day', clock_timestamp())",
-        (name,),
-    )
-    await eventually(lambda: slots(connection, name))
-    # The marker may have been first in its round: the next marker's round comes after all of it.
-
-
 async def rounds(connection: Connection) -> None:
-    await a_round(connection)
-    await a_round(connection)
+    """Until a scheduler has looked at all that is due now: a second schedule that came due later has fired.
+
+    The first may be fired early in its round; the second one's round comes after all of it.
+    """
+    for _ in range(2):
+        name = f"marker-{uuid.uuid4()}"
+        connection.execute(
+            "INSERT INTO pgqueue.schedule (app, name, type, source, fingerprint, frequency, next_run_at)"
+            " VALUES ('marker', %s, 'marker', 'runtime', '', '1 day', clock_timestamp())",
+            (name,),
+        )
+        await eventually(lambda name=name: slots(connection, name))  # type: ignore[misc]  # bound on purpose
 
 
 def is_fired(connection: Connection, count: int = 1, name: str = "report") -> Callable[[], bool]:
@@ -231,7 +230,7 @@ async def test_schedules_made_at_runtime_are_never_disabled(make: Make, connecti
 async def test_a_payload_that_cannot_be_stored_is_refused_at_the_start(make: Make):
     @task(frequency=HOUR)
     class Odd(Task):
-        value: Any = lambda: None  # noqa: E731
+        value: Any = Field(default_factory=object)
 
         def run(self) -> None: ...
 
@@ -286,7 +285,7 @@ async def test_a_key_held_by_an_open_transaction_puts_the_firing_off_and_keeps_n
 ):
     holder_class = declare(frequency=HOUR, unique=True)
     with psycopg.connect(migrated_database) as other, Queue(migrated_database, settings=settings) as queue:
-        queue.enqueue(holder_class(), connection=other)
+        queue.bound(other).enqueue(holder_class())
         async with make():
             await rounds(connection)
             assert schedule(connection, "fired_count, skipped_count") == (0, 0)

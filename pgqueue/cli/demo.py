@@ -13,6 +13,7 @@ from pgqueue.requests import EnqueueOptions
 
 if TYPE_CHECKING:
     from pgqueue.client import AsyncQueue, AsyncTaskHandle
+    from pgqueue.registry import Registry
 
 PAUSE_SECONDS = (0.4, 2.5)
 PEOPLE = ("ann", "bob", "chen", "dora", "emil", "fatima", "goran")
@@ -22,17 +23,19 @@ DATASETS = ("orders", "customers", "returns", "visits", "sensors")
 Enqueued = tuple["AsyncTaskHandle[Any]", dict[str, Any], EnqueueOptions]
 
 
-async def feed(queue: AsyncQueue, tell: Callable[[Enqueued], None], *, chance: random.Random) -> None:
-    """Enqueue until cancelled. Raises ConfigurationError if the example tasks are not there; outages are waited out."""
-    if any(queue.registry.find(name) is None for name in ("send-email", "process-data")):
+def check(registry: Registry) -> None:
+    """Raises ConfigurationError if the example tasks are not there."""
+    if any(registry.find(name) is None for name in ("send-email", "process-data")):
         raise ConfigurationError("--demo enqueues the example tasks: add --tasks examples.tasks, from a checkout of pgqueue")
+
+
+async def feed(queue: AsyncQueue, tell: Callable[[Enqueued], None], *, chance: random.Random) -> None:
+    """Enqueue until cancelled; outages are waited out."""
     while True:
         name, values = _task(chance)
         options = _options(chance)
         try:
             tell((await queue.enqueue_by_name(name, values, **options), values, options))
-        except ConfigurationError:
-            raise
         except PgQueueError:
             await asyncio.sleep(1)
         await asyncio.sleep(chance.uniform(*PAUSE_SECONDS))

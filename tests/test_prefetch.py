@@ -1,0 +1,82 @@
+"""How many tasks a runner claims ahead."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgqueue.prefetch import Prefetch
+
+
+def measured(*, duration_seconds: float, round_trip_seconds: float, concurrency: int = 10, limit: int = 1_000) -> Prefetch:
+    """After a while of tasks that take so long."""
+    prefetch = Prefetch(concurrency=concurrency, limit=limit)
+    for count in range(100):
+        prefetch.observe_duration(duration_seconds)
+        prefetch.observe_round_trip(round_trip_seconds, count * duration_seconds)
+    return prefetch
+
+
+def test_before_anything_is_measured_only_the_slots_are_filled():
+    prefetch = Prefetch(concurrency=10, limit=1_000)
+    assert prefetch.buffer() == 0
+    assert prefetch.request(0) == 10
+    assert prefetch.request(10) == 0
+
+
+def test_tasks_of_a_second_are_not_hoarded():
+    assert measured(duration_seconds=1.0, round_trip_seconds=0.002).buffer() == 0
+
+
+def test_tasks_that_end_at_once_are_claimed_by_the_hundred():
+    assert measured(duration_seconds=0.00002, round_trip_seconds=0.002).buffer() >= 500
+
+
+def test_a_task_that_takes_no_time_at_all_does_not_divide_by_zero():
+    assert measured(duration_seconds=0.0, round_trip_seconds=0.002).buffer() == 1_000
+
+
+def test_the_pace_that_was_reached_counts_where_tasks_wait_for_each_other():
+    prefetch = Prefetch(concurrency=10, limit=1_000)
+    prefetch.observe_round_trip(0.002, 0.0)
+    for _ in range(1_000):
+        prefetch.observe_duration(0.05)
+    prefetch.observe_round_trip(0.002, 0.01)  # 1,000 tasks in 10 ms, though each looked like 50
+    assert prefetch.buffer() >= 300
+
+
+def test_after_the_work_has_become_slow_the_buffer_shrinks_again():
+    prefetch = measured(duration_seconds=0.00002, round_trip_seconds=0.002)
+    now = 100.0
+    for _ in range(60):
+        prefetch.observe_duration(2.0)
+        now += 0.2
+        prefetch.observe_round_trip(0.002, now)
+    assert prefetch.buffer() == 0
+
+
+@given(
+    duration_seconds=st.floats(0, 3_600),
+    round_trip_seconds=st.floats(0, 60),
+    concurrency=st.integers(1, 10_000),
+    limit=st.integers(0, 20_000),
+    in_hand=st.integers(0, 50_000),
+)
+def test_a_runner_never_asks_for_more_than_slots_and_limit_nor_idles_with_a_free_slot(
+    duration_seconds: float, round_trip_seconds: float, concurrency: int, limit: int, in_hand: int
+):
+    prefetch = Prefetch(concurrency=concurrency, limit=limit)
+    prefetch.observe_duration(duration_seconds)
+    prefetch.observe_round_trip(round_trip_seconds, 0.0)
+    prefetch.observe_duration(duration_seconds)
+    prefetch.observe_round_trip(round_trip_seconds, duration_seconds)
+    request = prefetch.request(in_hand)
+    assert 0 <= request <= max(0, concurrency + limit - in_hand)
+    if in_hand < concurrency:
+        assert request >= concurrency - in_hand
+
+
+@pytest.mark.parametrize("in_hand", [10, 11, 1_000])
+def test_a_full_runner_asks_for_nothing(in_hand: int):
+    assert Prefetch(concurrency=10, limit=1_000).request(in_hand) == 0
