@@ -6,6 +6,9 @@ An operation is a generator that yields `Call`s and is sent their rows; it does 
 
 from __future__ import annotations
 
+import random
+import re
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -24,6 +27,10 @@ Operation = Generator[Call | Copy, Rows, RV]
 CONNECT_TIMEOUT_SECONDS = 10
 STATEMENT_DEADLINE_SECONDS = 20.0
 KEEPALIVE_IDLE_SECONDS = 10
+REPEAT_SECONDS = 10.0
+"""For so long what met a lost connection is tried again on a new one."""
+DSN_EXAMPLE = "postgresql://user:password@host:5432/database"
+_SCHEME = re.compile(r"(?P<kind>[a-z][a-z0-9]*)(\+[a-z0-9_]+)?://", re.IGNORECASE | re.ASCII)
 
 
 class DeadlineExceeded(psycopg.OperationalError):
@@ -88,9 +95,10 @@ async def arun(connection: psycopg.AsyncConnection[Any], operation: Operation[RV
 
 
 def _execute(connection: psycopg.Connection[Any], call: Call | Copy) -> Rows:
-    cursor = connection.cursor(row_factory=psycopg.rows.tuple_row)
+    # Not connection.cursor(): the caller's connection may make cursors of another kind.
+    cursor = psycopg.Cursor(connection, row_factory=psycopg.rows.tuple_row)
     if isinstance(call, Copy):
-        with cursor.copy(call.statement.text) as copy:
+        with cursor.copy(call.statement.text, ()) as copy:  # with parameters, if none: else a doubled % stays doubled
             for row in call.rows:
                 copy.write_row(row)
         return []
@@ -99,9 +107,9 @@ def _execute(connection: psycopg.Connection[Any], call: Call | Copy) -> Rows:
 
 
 async def _aexecute(connection: psycopg.AsyncConnection[Any], call: Call | Copy) -> Rows:
-    cursor = connection.cursor(row_factory=psycopg.rows.tuple_row)
+    cursor = psycopg.AsyncCursor(connection, row_factory=psycopg.rows.tuple_row)
     if isinstance(call, Copy):
-        async with cursor.copy(call.statement.text) as copy:
+        async with cursor.copy(call.statement.text, ()) as copy:
             for row in call.rows:
                 await copy.write_row(row)
         return []
@@ -117,32 +125,45 @@ class Parameters(dict[str, Any]):
 
 
 def connection_parameters(dsn: str, *, lease: timedelta | None = None) -> dict[str, Any]:
-    """What every connection is opened with. A dead peer is noticed within the lease, or in half a minute without one."""
+    """What every connection is opened with. A dead peer is noticed within the lease, or in half a minute without one.
+
+    What the DSN itself says about names and timeouts stays as it says.
+    """
     patience_seconds = 30 if lease is None else max(2, int(lease.total_seconds() / 2))
-    return {
-        "conninfo": normalise(dsn),
-        "autocommit": True,
+    conninfo = normalise(dsn)
+    defaults = {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "client_encoding": "UTF8",
         "application_name": "pgqueue",
         "keepalives_idle": min(KEEPALIVE_IDLE_SECONDS, patience_seconds),
         "keepalives_interval": max(1, patience_seconds // 5),
         "keepalives_count": 3,
         "tcp_user_timeout": patience_seconds * 1000,
     }
+    said = psycopg.conninfo.conninfo_to_dict(conninfo)
+    chosen = {name: value for name, value in defaults.items() if name not in said}
+    return {"conninfo": conninfo, "autocommit": True, "client_encoding": "UTF8", **chosen}
 
 
-def normalise(dsn: str) -> str:
-    """A DSN as libpq wants it: SQLAlchemy's `postgresql+psycopg://` and `postgres://` are accepted too."""
-    scheme, separator, rest = dsn.partition("://")
-    if separator and scheme not in ("postgresql", "postgres"):
-        if scheme.split("+")[0] not in ("postgresql", "postgres"):
-            raise ConfigurationError(f"DATABASE_URL starts with {scheme}://, but pgqueue runs on PostgreSQL: postgresql://user:password@host/database")
-        dsn = f"postgresql://{rest}"
+def normalise(dsn: object) -> str:
+    """A DSN as libpq wants it: SQLAlchemy's `postgresql+psycopg://` and `postgres://` are accepted too.
+
+    Raises ConfigurationError, in one line and without what may be a password, for what is none.
+    """
+    if not isinstance(dsn, str):
+        raise ConfigurationError(f"a DSN is text such as {DSN_EXAMPLE}, not {type(dsn).__name__}")
+    dsn = dsn.strip()
+    scheme = _SCHEME.match(dsn)
+    if scheme is not None:
+        if scheme["kind"].lower() not in ("postgresql", "postgres"):
+            raise ConfigurationError(f"DATABASE_URL starts with {scheme[0]}, but pgqueue runs on PostgreSQL: {DSN_EXAMPLE}")
+        dsn = f"postgresql://{dsn[scheme.end() :]}"
     try:
         psycopg.conninfo.conninfo_to_dict(dsn)
     except psycopg.ProgrammingError as error:
-        raise ConfigurationError(f"DATABASE_URL is not a PostgreSQL address: {_first_line(error)}") from error
+        reason = _first_line(error)
+        if "percent-encoded" in reason or '"=" after' in reason:  # these two quote a piece of the text
+            reason = "special characters in a user or password are percent-encoded, as %40 for @"
+        raise ConfigurationError(f"DATABASE_URL is not a PostgreSQL address such as {DSN_EXAMPLE}: {reason}") from error
     return dsn
 
 
@@ -154,16 +175,57 @@ def shown(dsn: str) -> str:
     return f"{parts.get('dbname') or parts.get('user') or 'postgres'} at {host}{port}"
 
 
+_SCHEMA_ERRORS = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.UndefinedFunction,
+)
+
+
 @contextmanager
 def translated_errors() -> Iterator[None]:
     """Turn the driver's errors into pgqueue's where those say more. The rest passes through."""
     try:
         yield
-    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedObject,
-            psycopg.errors.UndefinedFunction) as error:
-        raise SchemaError(f"the database has no pgqueue schema of this version ({_first_line(error)}): run `pgqueue migrate`") from error
+    except _SCHEMA_ERRORS as error:
+        raise SchemaError(
+            f"the database has no pgqueue schema of this version ({_first_line(error)}): run `pgqueue migrate`"
+        ) from error
     except DeadlineExceeded as error:
-        raise DatabaseUnavailable(f"PostgreSQL gave {error}: whether the statement ran is unknown") from error
+        raise DatabaseUnavailable(
+            f"PostgreSQL gave {error}: it hangs, or another transaction holds a lock. Whether the statement ran is unknown"
+        ) from error
+
+
+class Patience:
+    """How long a client goes on when its connection is lost: ten seconds from the first loss, in pauses that spread callers."""
+
+    def __init__(self) -> None:
+        self._deadline: float | None = None
+
+    def pause_after(self, error: BaseException) -> float:
+        """Seconds to wait before the next try. Raises the error where trying again is no use, DatabaseUnavailable at the end."""
+        now = time.monotonic()
+        # DatabaseUnavailable: the whole deadline of a statement, or of the pool, has passed already.
+        if isinstance(error, DatabaseUnavailable) or not (is_lost(error) or is_rolled_back(error)):
+            raise error
+        if self._deadline is None:
+            self._deadline = now + REPEAT_SECONDS
+        if now > self._deadline:
+            raise unavailable(error) from error
+        return random.uniform(0.05, 0.2)
+
+
+def unavailable(error: BaseException) -> DatabaseUnavailable:
+    """The driver's error as ours, in one line."""
+    return DatabaseUnavailable(f"PostgreSQL cannot be reached: {_first_line(error)}")
+
+
+def is_rolled_back(error: BaseException) -> bool:
+    """Whether the server chose this transaction as the victim of a deadlock or a conflict: nothing of it happened."""
+    return isinstance(error, psycopg.Error) and error.sqlstate in ("40001", "40P01")
 
 
 def is_lost(error: BaseException) -> bool:

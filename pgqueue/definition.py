@@ -249,13 +249,13 @@ def _execution(cls: type[Task[Any]], executor: object) -> Execution:
 def _unique(cls: type[Task[Any]], unique: object) -> Unique | None:
     if isinstance(unique, bool):
         return Unique() if unique else None
-    if not isinstance(unique, Unique):
-        raise ConfigurationError(f'unique takes True, False or Unique(by=("field",)), not {unique!r}')
     return check_unique(cls, unique)
 
 
-def check_unique(cls: type[Task[Any]], unique: Unique) -> Unique:
-    """Refuse fields that the class does not have."""
+def check_unique(cls: type[Task[Any]], unique: object) -> Unique:
+    """Refuse what is no `Unique`, and fields that the class does not have."""
+    if not isinstance(unique, Unique):
+        raise ConfigurationError(f'unique takes True, False or Unique(by=("field",)), not {unique!r}')
     if missing := [name for name in unique.by if name not in cls.model_fields]:
         known = ", ".join(cls.model_fields) or "none"
         raise ConfigurationError(f"Unique(by=...) names {missing[0]!r}; the fields of {cls.__name__} are {known}")

@@ -38,6 +38,7 @@ def parser(prog: str, description: str) -> argparse.ArgumentParser:
     """A parser with the flags that runner and scheduler have in common. What is not given is None, and left to the settings."""
     result = argparse.ArgumentParser(
         prog=prog,
+        usage=f"{prog} [--tasks MODULE] [flags]    (--help lists them)",
         description=description,
         epilog="Flags win over PGQUEUE_* variables, those over .env, that over [tool.pgqueue] in pyproject.toml. Durations: 500ms, 30s, 5m.",
         allow_abbrev=False,  # a flag that comes later must not change what a shortened one means
@@ -160,7 +161,7 @@ def guarded(function: Callable[[], int | None]) -> int:
         return EXIT_INTERRUPTED
     except Exception as error:
         if _is_out_of_reach(error):
-            return refuse(f"PostgreSQL cannot be reached: {error}")
+            return refuse(f"PostgreSQL cannot be reached: {first_line(error)}")
         raise
 
 
@@ -174,6 +175,11 @@ def refuse(message: str) -> int:
 def one_line(text: str) -> str:
     """Text without line breaks and control characters: it may come from a payload, and must not forge a line or move a cursor."""
     return _escaped(" ".join(text.split()))
+
+
+def first_line(error: BaseException) -> str:
+    """What libpq says, without its hints."""
+    return str(error).strip().partition("\n")[0]
 
 
 def _escaped(text: str) -> str:

@@ -40,9 +40,10 @@ class Lane:
         """Up to `limit` tasks of this queue, in the order to run them. Commits. Raises what psycopg raises."""
         watermarks = self._watermarks.setdefault(queue, Watermarks())
         segments = watermarks.segments()
-        batch = await self._claim(queue, limit, segments)
         if segments is not WHOLE and self._may_scan_head(queue):
-            batch += await self._scan_head(queue, limit, short=limit - len(batch))
+            batch = await self._scan_head(queue, limit)
+        else:
+            batch = await self._claim(queue, limit, segments)
         watermarks.advance(batch)
         batch.sort(key=_run_order)
         return batch
@@ -57,11 +58,13 @@ class Lane:
         if queue in self._watermarks:
             self._watermarks[queue].retreat(priority, maturity_at, id)
 
-    async def _scan_head(self, queue: str, limit: int, *, short: int) -> list[Claimed]:
-        """Look behind the watermarks, at the price of the dead entries there. A scan that finds nothing counts too."""
+    async def _scan_head(self, queue: str, limit: int) -> list[Claimed]:
+        """Claim from the head, behind the watermarks too, at the price of the dead entries there.
+
+        A scan that finds nothing counts too. Never more than `limit`: a task beyond it would wait here while others idle.
+        """
         started_at = time.monotonic()
-        # A full batch from the watermarks does not excuse from looking: what waits behind them would starve.
-        found = await self._claim(queue, max(1, short, limit // 10), WHOLE)
+        found = await self._claim(queue, limit, WHOLE)
         spent = time.monotonic() - started_at
         self._head_scan_at[queue] = time.monotonic() + max(HEAD_SCAN_INTERVAL_SECONDS, spent * (1 / HEAD_SCAN_SHARE - 1))
         return found

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from pgqueue.database import Operation
@@ -16,7 +16,7 @@ from pgqueue.errors import EnqueueConflict, TaskNotFound
 from pgqueue.records import AttemptRecord, TaskPage, TaskRecord
 from pgqueue.requests import Request
 from pgqueue.statements import Copy, Statements
-from pgqueue.states import Status
+from pgqueue.states import UNFINISHED, Status
 
 CONFLICT_TRIES_MAX = 10
 """How often an insert and a look for the holder are repeated when the holder keeps coming and going."""
@@ -25,6 +25,7 @@ COPY_MIN = 300
 BATCH_MAX = 5_000
 """Rows that one INSERT … unnest carries at most."""
 CANCEL_BATCH = 1_000
+FIRST_ID = uuid.UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,36 +37,47 @@ class Inserted:
     created: bool
 
 
-class AlreadyEnded(Exception):  # noqa: N818  # a signal to roll back, never seen by users
-    """The task of an enqueue repeated by its id has run and ended meanwhile: roll back, it was created."""
+class AlreadyEnqueued(Exception):
+    """A signal to roll back, never seen by users: an enqueue repeated by its ids was committed the first time."""
 
 
-def is_atomic(requests: Sequence[Request], *, repeated: bool = False) -> bool:
-    """Whether inserting these takes more than one statement, so that it needs a transaction."""
-    return repeated or len(requests) > 1 or any(request.idempotency_key is not None for request in requests)
+def is_atomic(request: Request, *, repeated: bool = False) -> bool:
+    """Whether inserting it takes more than one statement, so that it needs a transaction."""
+    return repeated or request.idempotency_key is not None
+
+
+def is_repeatable(requests: Sequence[Request]) -> bool:
+    """Whether many can be repeated by their ids. With keys they cannot: whose task stood for a duplicate may be gone by then."""
+    return all(request.unique_key is None and request.idempotency_key is None for request in requests)
 
 
 def enqueue(sql: Statements, request: Request, *, repeated: bool = False, now: datetime | None = None) -> Operation[Inserted]:
     """Insert one task, or find the one that holds its key.
 
-    `repeated`: this very id may have been inserted before, by an attempt whose commit is unknown. Raises EnqueueConflict.
+    `repeated`: this very id may have been inserted before, by an attempt whose commit is unknown; then it must run in a
+    transaction. Raises EnqueueConflict.
     """
+    if request.idempotency_key is not None:
+        first = yield from _take_idempotency_key(sql, request, now)
+        if first is not None:
+            return first
     for _ in range(CONFLICT_TRIES_MAX):
-        if request.idempotency_key is not None:
-            first = yield from _take_idempotency_key(sql, request, now)
-            if first is not None:
-                return first
         rows = yield sql.enqueue(**_parameters(request), now=now)
+        # In a statement of its own: it must see what the insert has waited for.
+        if repeated and (yield sql.ended(ids=[request.id])):
+            raise AlreadyEnqueued
         if rows:
-            if repeated and (yield sql.ended(ids=[request.id])):
-                raise AlreadyEnded
             return Inserted(request.id, request.queue, created=True)
         holder = yield from _find_holder(sql, request)
         if holder is not None:
             if request.idempotency_key is not None:
                 yield sql.point_key(queue=request.queue, key=request.idempotency_key, task_id=holder.id)
             return holder
-    raise EnqueueConflict(f"the holder of the unique key of {request.type!r} came and went {CONFLICT_TRIES_MAX} times: enqueue again")
+    raise _conflict(request, "the holder of the unique key")
+
+
+def _conflict(request: Request, what: str) -> EnqueueConflict:
+    return EnqueueConflict(f"{what} of {request.type!r} came and went {CONFLICT_TRIES_MAX} times: enqueue again")
 
 
 def _take_idempotency_key(sql: Statements, request: Request, now: datetime | None) -> Operation[Inserted | None]:
@@ -85,7 +97,7 @@ def _take_idempotency_key(sql: Statements, request: Request, now: datetime | Non
         if rows:
             task_id, queue = rows[0]
             return Inserted(task_id, queue, created=task_id == request.id)
-    raise EnqueueConflict(f"the idempotency key of {request.type!r} came and went {CONFLICT_TRIES_MAX} times: enqueue again")
+    raise _conflict(request, "the idempotency key")
 
 
 def _find_holder(sql: Statements, request: Request) -> Operation[Inserted | None]:
@@ -116,24 +128,64 @@ def _parameters(request: Request) -> dict[str, Any]:
     }
 
 
-def enqueue_many(sql: Statements, requests: Sequence[Request], *, now: datetime | None = None) -> Operation[list[Inserted]]:
-    """Insert all of them or none, in their order. Must run in one transaction. Raises EnqueueConflict."""
-    plain = [request for request in requests if request.unique_key is None and request.idempotency_key is None]
-    if len(plain) == len(requests) and len(requests) >= COPY_MIN:
+def enqueue_many(
+    sql: Statements, requests: Sequence[Request], *, repeated: bool = False, now: datetime | None = None
+) -> Operation[list[Inserted]]:
+    """Insert all of them or none, in their order. Must run in one transaction. Raises EnqueueConflict.
+
+    `repeated`: these very ids may have been inserted before; only for requests that `is_repeatable`.
+    """
+    if repeated:
+        yield from _insert_again(sql, requests, now)
+        return [Inserted(request.id, request.queue, created=True) for request in requests]
+    if len(requests) >= COPY_MIN and is_repeatable(requests):
         yield from _copy(sql, requests, now)
         return [Inserted(request.id, request.queue, created=True) for request in requests]
     inserted: dict[uuid.UUID, Inserted] = {}
-    for start in range(0, len(plain), BATCH_MAX):
-        batch = plain[start : start + BATCH_MAX]
+    yield from _take_idempotency_keys(sql, requests, inserted, now)
+    fresh = [request for request in requests if request.id not in inserted]
+    yield from _insert_plain(sql, [request for request in fresh if request.unique_key is None], inserted, now)
+    yield from _insert_unique(sql, [request for request in fresh if request.unique_key is not None], inserted, now)
+    for request in fresh:
+        if request.idempotency_key is not None and not inserted[request.id].created:
+            yield sql.point_key(queue=request.queue, key=request.idempotency_key, task_id=inserted[request.id].id)
+    return [_final(inserted, request) for request in requests]
+
+
+def _take_idempotency_keys(
+    sql: Statements, requests: Sequence[Request], inserted: dict[uuid.UUID, Inserted], now: datetime | None
+) -> Operation[None]:
+    """Take the keys in order, and all before any unique key, so that two bulk enqueues with the same keys cannot deadlock."""
+    with_key = [request for request in requests if request.idempotency_key is not None]
+    for request in sorted(with_key, key=lambda request: (request.queue, request.idempotency_key or b"")):
+        first = yield from _take_idempotency_key(sql, request, now)
+        if first is not None:
+            inserted[request.id] = first
+
+
+def _final(inserted: dict[uuid.UUID, Inserted], request: Request) -> Inserted:
+    """What stands for a request: where its idempotency key names another of the same call, what stands for that one."""
+    found = inserted[request.id]
+    other = inserted.get(found.id)
+    return found if found.created or other is None else replace(other, created=False)
+
+
+def _insert_plain(
+    sql: Statements, requests: Sequence[Request], inserted: dict[uuid.UUID, Inserted], now: datetime | None
+) -> Operation[None]:
+    for start in range(0, len(requests), BATCH_MAX):
+        batch = requests[start : start + BATCH_MAX]
         yield sql.enqueue_many(**_arrays(batch), now=now)
         inserted.update((request.id, Inserted(request.id, request.queue, created=True)) for request in batch)
-    keyed = [request for request in requests if request.idempotency_key is None and request.unique_key is not None]
-    yield from _insert_unique(sql, keyed, inserted, now)
-    # Idempotency keys one by one, in order, so that two bulk enqueues with the same keys cannot deadlock.
-    rest = [request for request in requests if request.idempotency_key is not None]
-    for request in sorted(rest, key=lambda request: (request.queue, request.idempotency_key or b"", request.unique_key or b"")):
-        inserted[request.id] = yield from enqueue(sql, request, now=now)
-    return [inserted[request.id] for request in requests]
+
+
+def _insert_again(sql: Statements, requests: Sequence[Request], now: datetime | None) -> Operation[None]:
+    """Insert what an attempt of unknown commit had in hand: all of it was committed or nothing. Raises AlreadyEnqueued."""
+    for start in range(0, len(requests), BATCH_MAX):
+        batch = requests[start : start + BATCH_MAX]
+        created = yield sql.enqueue_many(**_arrays(batch), now=now)
+        if len(created) < len(batch) or (yield sql.ended(ids=[request.id for request in batch])):
+            raise AlreadyEnqueued
 
 
 def _insert_unique(
@@ -145,7 +197,7 @@ def _insert_unique(
         for start in range(0, len(waiting), BATCH_MAX):
             batch = waiting[start : start + BATCH_MAX]
             created = {row[0] for row in (yield sql.enqueue_many(**_arrays(batch), now=now))}
-            inserted.update((request.id, Inserted(request.id, request.queue, created=True)) for request in batch if request.id in created)
+            inserted.update((one.id, Inserted(one.id, one.queue, created=True)) for one in batch if one.id in created)
         waiting = [request for request in waiting if request.id not in inserted]
         if not waiting:
             return
@@ -162,8 +214,6 @@ def _insert_unique(
 
 
 def _copy(sql: Statements, requests: Sequence[Request], now: datetime | None) -> Operation[None]:
-    from datetime import timedelta
-
     if now is None:
         now = (yield sql.clock())[0][0]
     rows = []
@@ -227,17 +277,21 @@ def standing(sql: Statements, queue: str, task_id: uuid.UUID) -> Operation[Stand
     return Standing(Status(status), result, reason)
 
 
-def cancel(sql: Statements, queue: str, task_id: uuid.UUID, reason: str | None) -> Operation[bool]:
-    """True: it is cancelled, or its runner has been asked to. False: it has ended. Raises TaskNotFound."""
+def cancel(sql: Statements, queue: str, task_id: uuid.UUID, reason: str | None, *, repeated: bool = False) -> Operation[bool]:
+    """True: it is cancelled, or its runner has been asked to. False: it has ended. Raises TaskNotFound.
+
+    `repeated`: an attempt whose commit is unknown may have cancelled it, so finding it cancelled is True as well.
+    """
     for _ in range(CONFLICT_TRIES_MAX):
         if (yield sql.cancel(queue=queue, id=task_id, reason=reason)):
             return True
         rows = yield sql.outcome(queue=queue, id=task_id)
         if not rows:
             raise TaskNotFound(f"task {task_id} is not stored in queue {queue!r}")
-        if Status(rows[0][0]) not in (Status.SCHEDULED, Status.BLOCKED, Status.READY, Status.RUNNING):
-            return False
-    return False
+        status = Status(rows[0][0])
+        if status not in UNFINISHED:
+            return repeated and status is Status.CANCELLED
+    raise EnqueueConflict(f"task {task_id} moved {CONFLICT_TRIES_MAX} times while it was to be cancelled: cancel again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,13 +315,15 @@ class Filter:
 def cancel_all(sql: Statements, wanted: Filter, reason: str | None) -> Operation[int]:
     """Cancel what waits and ask for what runs, in batches of 1,000, each a transaction of its own. Returns how many."""
     started_at = (yield sql.clock())[0][0]
+    queues = [wanted.queue] if wanted.queue is not None else [row[0] for row in (yield sql.queues())]
     cancelled = 0
     for statement in (sql.cancel_all, sql.cancel_running):
-        count = 1
-        while count:
-            rows = yield statement(**wanted.parameters(), created_before=started_at, reason=reason, limit=CANCEL_BATCH)
-            count = rows[0][0]
-            cancelled += count
+        for queue in queues:
+            parameters = {**wanted.parameters(), "queue": queue, "created_before": started_at, "reason": reason}
+            after: uuid.UUID | None = FIRST_ID
+            while after is not None:
+                after, count = (yield statement(**parameters, after=after, limit=CANCEL_BATCH))[0]
+                cancelled += count
     return cancelled
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +15,7 @@ from pgqueue.definition import TaskType, check_unique
 from pgqueue.errors import ConfigurationError
 from pgqueue.registry import type_of
 from pgqueue.requests import (
+    DELAY_MAX,
     EnqueueOptions,
     Request,
     Unique,
@@ -31,44 +31,54 @@ from pgqueue.settings import Settings
 from pgqueue.task import Task
 
 HEADER_COUNT_MAX = 50
+HEADER_BYTES_MAX = 64 * 1024
 _OPTIONS = frozenset(EnqueueOptions.__annotations__)
 
 
 def prepare(task: Task[Any], options: Mapping[str, Any], settings: Settings) -> Request:
     """Check and encode one task. Raises ConfigurationError for an option, PayloadError for the payload."""
-    if not isinstance(task, Task):
-        hint = f"; did you mean {task.__name__}(...)?" if isinstance(task, type) else ""
-        raise ConfigurationError(f"enqueue takes an instance of a @task class, not {task!r}{hint}")
-    if unknown := options.keys() - _OPTIONS:
-        raise ConfigurationError(f"enqueue has no option {min(unknown)!r}; it takes {', '.join(sorted(_OPTIONS))}")
-    task_type = type_of(task)
+    task_type = _type_of(task)
     if not options:
         return _prepare_plain(task_type, task, settings)
+    if unknown := options.keys() - _OPTIONS:
+        raise ConfigurationError(f"enqueue has no option {min(unknown)!r}; it takes {', '.join(sorted(_OPTIONS))}, connection")
     delay, at = _maturity(options.get("delay"), options.get("at"))
     expires_seconds, expires_at = _expiry(options.get("expires"), task_type)
     tags = options.get("tags")
     priority = options.get("priority")
     queue = options.get("queue")
-    return Request(
-        id=uuid7(),
-        queue=task_type.queue if queue is None else check_name(queue, "queue"),
-        type=task_type.name,
-        priority=task_type.priority if priority is None else check_priority(priority),
-        payload=payload.encode(task_type, task, limit=settings.max_payload_bytes),
-        delay_seconds=delay,
-        at=at,
-        expires_seconds=expires_seconds,
-        expires_at=expires_at,
-        unique_key=_unique_key(task_type, task, options.get("unique")),
-        **_idempotency(task_type, task, options.get("idempotency_key"), settings),
-        tags=task_type.tags if tags is None else check_tags([*(task_type.tags or ()), *_sequence(tags)]) or None,
-        headers=_headers(options.get("headers")),
-        options=_overrides(options),
+    idempotency_key, idempotency_seconds = _idempotency(task_type, task, options.get("idempotency_key"), settings)
+    return _reachable(
+        Request(
+            id=uuid7(),
+            queue=task_type.queue if queue is None else check_name(queue, "queue"),
+            type=task_type.name,
+            priority=task_type.priority if priority is None else check_priority(priority),
+            payload=payload.encode(task_type, task, limit=settings.max_payload_bytes),
+            delay_seconds=delay,
+            at=at,
+            expires_seconds=expires_seconds,
+            expires_at=expires_at,
+            unique_key=_unique_key(task_type, task, options.get("unique")),
+            idempotency_key=idempotency_key,
+            idempotency_seconds=idempotency_seconds,
+            tags=task_type.tags if tags is None else check_tags(tags, *(task_type.tags or ())) or None,
+            headers=_headers(options.get("headers")),
+            options=_overrides(options),
+        )
     )
+
+
+def _type_of(task: object) -> TaskType[Any]:
+    if not isinstance(task, Task):
+        hint = f"; did you mean {task.__name__}(...)?" if isinstance(task, type) else ""
+        raise ConfigurationError(f"enqueue takes an instance of a @task class, not {task!r:.200}{hint}")
+    return type_of(task)
 
 
 def _prepare_plain(task_type: TaskType[Any], task: Task[Any], settings: Settings) -> Request:
     """The hot path: nothing but what the type says."""
+    idempotency_key, idempotency_seconds = _idempotency(task_type, task, None, settings)
     return Request(
         id=uuid7(),
         queue=task_type.queue,
@@ -80,7 +90,8 @@ def _prepare_plain(task_type: TaskType[Any], task: Task[Any], settings: Settings
         expires_seconds=None if task_type.expires is None else task_type.expires.total_seconds(),
         expires_at=None,
         unique_key=None if task_type.unique is None else keys.unique_key(task_type, task, task_type.unique),
-        **_idempotency(task_type, task, None, settings),
+        idempotency_key=idempotency_key,
+        idempotency_seconds=idempotency_seconds,
         tags=task_type.tags,
         headers=None,
         options=None,
@@ -88,16 +99,29 @@ def _prepare_plain(task_type: TaskType[Any], task: Task[Any], settings: Settings
 
 
 def prepare_many(
-    tasks: Sequence[Task[Any]], options: Mapping[str, Any], spacing: timedelta | None, settings: Settings
+    tasks: Iterable[Task[Any]], options: Mapping[str, Any], spacing: timedelta | None, settings: Settings
 ) -> list[Request]:
     """Check and encode many; each later one matures `spacing` after the one before it."""
+    if isinstance(tasks, Task | str | bytes | Mapping) or not isinstance(tasks, Iterable):
+        raise ConfigurationError(f"enqueue_many takes a list of tasks, not {tasks!r:.200}")
     requests = [prepare(task, options, settings) for task in tasks]
+    if len(requests) > 1 and isinstance(options.get("idempotency_key"), str):
+        raise ConfigurationError(
+            "one idempotency_key= for many tasks would keep all but the first out: give a function of the task instead"
+        )
     if spacing is None:
         return requests
     step = check_delay(spacing, "spacing")
-    if options.get("at") is not None:
-        return [replace(request, at=request.at + spacing * index) for index, request in enumerate(requests) if request.at is not None]
-    return [replace(request, delay_seconds=(request.delay_seconds or 0.0) + step * index) for index, request in enumerate(requests)]
+    if step * len(requests) > DELAY_MAX.total_seconds():
+        raise ConfigurationError(f"spacing={spacing} times {len(requests)} tasks is more than {DELAY_MAX.days:,} days")
+    return [_spaced(request, spacing, index) for index, request in enumerate(requests)]
+
+
+def _spaced(request: Request, spacing: timedelta, index: int) -> Request:
+    if request.at is not None:
+        return request._replace(at=check_instant(request.at + spacing * index, "at"))
+    delay_seconds = (request.delay_seconds or 0.0) + spacing.total_seconds() * index
+    return _reachable(request._replace(delay_seconds=delay_seconds))
 
 
 def _maturity(delay: timedelta | None, at: datetime | None) -> tuple[float | None, datetime | None]:
@@ -117,40 +141,44 @@ def _expiry(expires: timedelta | datetime | None, task_type: TaskType[Any]) -> t
     return (None if duration is None else duration.total_seconds()), None
 
 
+def _reachable(request: Request) -> Request:
+    """Refuse a task that would expire before it may start, where that can be known without the database's clock."""
+    by_delay = request.expires_seconds is not None and (request.delay_seconds or 0.0) >= request.expires_seconds
+    by_instant = request.expires_at is not None and request.at is not None and request.at >= request.expires_at
+    if by_delay or by_instant:
+        raise ConfigurationError(
+            f"{request.type} would expire before it may start: its expires= must lie after its delay= or at="
+        )
+    return request
+
+
 def _unique_key(task_type: TaskType[Any], task: Task[Any], unique: bool | Unique | None) -> bytes | None:
     if unique is None:
         wanted = task_type.unique
     elif isinstance(unique, bool):
         wanted = (task_type.unique or Unique()) if unique else None
-    elif isinstance(unique, Unique):
-        wanted = check_unique(task_type.cls, unique)
     else:
-        raise ConfigurationError(f'unique takes True, False or Unique(by=("field",)), not {unique!r}')
+        wanted = check_unique(task_type.cls, unique)
     return None if wanted is None else keys.unique_key(task_type, task, wanted)
 
 
-def _idempotency(task_type: TaskType[Any], task: Task[Any], key: Any, settings: Settings) -> dict[str, Any]:
+def _idempotency(task_type: TaskType[Any], task: Task[Any], key: Any, settings: Settings) -> tuple[bytes | None, float]:
+    """The key, and for how many seconds it is remembered."""
     wanted = task_type.idempotency_key if key is None else key
     if wanted is None:
-        return {"idempotency_key": None, "idempotency_seconds": 0.0}
+        return None, 0.0
     retention = task_type.idempotency_retention or settings.idempotency_retention
-    return {"idempotency_key": keys.idempotency_key(task_type, task, wanted), "idempotency_seconds": retention.total_seconds()}
-
-
-def _sequence(tags: Any) -> list[str]:
-    if isinstance(tags, str) or not isinstance(tags, Sequence | set | frozenset):
-        raise ConfigurationError(f'tags takes a list of strings such as ["billing"], not {tags!r}')
-    return list(tags)
+    return keys.idempotency_key(task_type, task, wanted), retention.total_seconds()
 
 
 def _headers(headers: Any) -> str | None:
     if headers is None:
         return None
     if not isinstance(headers, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in headers.items()):
-        raise ConfigurationError(f"headers takes a mapping of strings to strings, not {headers!r}")
+        raise ConfigurationError(f"headers takes a mapping of strings to strings, not {headers!r:.200}")
     if len(headers) > HEADER_COUNT_MAX:
         raise ConfigurationError(f"headers takes at most {HEADER_COUNT_MAX} entries, not {len(headers)}")
-    return payload.check_json(json.dumps(dict(headers)), "headers", limit=64 * 1024)
+    return payload.check_json(json.dumps(dict(headers)), "headers", limit=HEADER_BYTES_MAX)
 
 
 def _overrides(options: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -75,7 +76,7 @@ class TaskPage:
     tasks: tuple[TaskRecord, ...]
     cursor: str | None
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[TaskRecord]:
         return iter(self.tasks)
 
     def __len__(self) -> int:

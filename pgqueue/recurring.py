@@ -163,7 +163,7 @@ class Scheduler:
         """All that needs the database before the first firing. A connection lost on the way is replaced, within the timeout."""
         give_up_at = time.monotonic() + self.settings.connect_timeout.total_seconds()
         while True:
-            await self._link.wait_until_up(timeout_seconds=max(0.0, give_up_at - time.monotonic()), say=logger.warning)
+            await self._link.wait_until_up(timeout_seconds=round(max(0.0, give_up_at - time.monotonic()), 3), say=logger.warning)
             try:
                 await check_schema(self._link, self._sql)
                 await self._sync()

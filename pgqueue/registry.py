@@ -6,21 +6,25 @@ It lives in no door: `python -m pgqueue.runner` loads that file as `__main__`, a
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, overload
 
 from pgqueue.context import Context
 from pgqueue.definition import PRIORITY_DEFAULT, Missed, TaskType, define, fold
 from pgqueue.errors import ConfigurationError, UnknownTask
-from pgqueue.requests import IdempotencyKey, Unique
+from pgqueue.requests import NAME_MAX, IdempotencyKey, Unique
 from pgqueue.retry import Retry
 from pgqueue.task import Task
 
 T = TypeVar("T", bound=Task[Any])
+HINT_MAX = 20
+"""Names that the error for an unknown one lists."""
 
 
 class Registry:
@@ -41,16 +45,26 @@ class Registry:
         self._by_fold[fold(task_type.name)] = task_type
         self._by_name[task_type.name] = task_type
 
-    def get(self, name: str) -> TaskType[Any]:
+    def get(self, name: object) -> TaskType[Any]:
         """The type of that name. Raises UnknownTask, which names what is known."""
         task_type = self.find(name)
         if task_type is None:
-            known = ", ".join(sorted(self.names())) or "none; import the module that defines it, or name it with --tasks"
-            raise UnknownTask(f"no task type is called {name!r}. Known here: {known}")
+            shown = repr(name) if not isinstance(name, str) or len(name) <= NAME_MAX else f"by one of {len(name)} characters"
+            raise UnknownTask(f"no task type is called {shown}. {self._hint(name)}")
         return task_type
 
-    def find(self, name: str) -> TaskType[Any] | None:
-        return self._by_name.get(name) or self._by_fold.get(fold(name))
+    def find(self, name: object) -> TaskType[Any] | None:
+        """The type of that name, or None."""
+        return (self._by_name.get(name) or self._by_fold.get(fold(name))) if isinstance(name, str) else None
+
+    def _hint(self, name: object) -> str:
+        if not len(self):
+            return "Known here: none; import the module that defines it, or name it with --tasks"
+        close = get_close_matches(name, self.names(), n=3) if isinstance(name, str) and len(name) <= NAME_MAX else []
+        if close:
+            return f"Did you mean {' or '.join(close)}?"
+        names = sorted(self.names())
+        return f"Known here: {', '.join(names[:HINT_MAX])}{', …' if len(names) > HINT_MAX else ''}"
 
     def names(self) -> list[str]:
         """The canonical names, in the order of registration."""
@@ -117,11 +131,11 @@ def task(cls: type[T] | None = None, /, **options: Any) -> type[T] | Callable[[t
     executor="process": `run` gets a process of its own kind, which can be killed; for work that holds the CPU.
     history=False: nothing is kept of its finished tasks; retention: less than the fleet's. tags, title, description: for people.
     """
-    unknown = set(options) - _OPTION_NAMES
-    if unknown:
-        raise ConfigurationError(f"@task has no option {sorted(unknown)[0]!r}; it takes {', '.join(sorted(_OPTION_NAMES))}")
 
     def decorate(cls: type[T]) -> type[T]:
+        if unknown := options.keys() - _OPTION_NAMES:
+            known = ", ".join(sorted(_OPTION_NAMES))
+            raise ConfigurationError(f"@task on {cls.__qualname__} has no option {min(unknown)!r}; it takes {known}")
         task_type = define(cls, **options)
         registry.add(task_type)
         cls.__task_type__ = task_type
@@ -145,14 +159,17 @@ def type_of(task: Task[Any]) -> TaskType[Any]:
 
 
 def _is_same_class(one: type, other: type) -> bool:
-    """Whether the two are one class, loaded as `__main__` and by name, or reloaded."""
-    return one is other or (one.__qualname__ == other.__qualname__ and _file(one) is not None and _file(one) == _file(other))
+    """Whether the two are one class: loaded as `__main__` and by name, reloaded, or typed once more at a prompt."""
+    if one is other:
+        return True
+    if one.__qualname__ != other.__qualname__ or "<locals>" in one.__qualname__:
+        return False
+    return one.__module__ == other.__module__ or (_file(one) is not None and _file(one) == _file(other))
 
 
 def _file(cls: type) -> str | None:
-    if "<locals>" in cls.__qualname__:
-        return None
-    return getattr(sys.modules.get(cls.__module__), "__file__", None)
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return None if file is None else os.path.realpath(file)
 
 
 def _where(cls: type) -> str:
@@ -167,6 +184,8 @@ running_context: ContextVar[Context | None] = ContextVar("running_context", defa
 def set_default_queue(queue: Any) -> None:
     """Name the queue that `task.enqueue()` uses: a `Queue` or an `AsyncQueue`; None takes it back."""
     global _default_queue
+    if queue is not None and not callable(getattr(queue, "enqueue", None)):
+        raise ConfigurationError(f"set_default_queue takes a Queue or an AsyncQueue, not {queue!r}")
     _default_queue = queue
 
 

@@ -1,4 +1,4 @@
-"""Scheduler processes, as they are deployed: many of them, killed at any point, and each slot of a schedule decided exactly once."""
+"""Scheduler processes, as they are deployed: many of them, killed at any point, and each slot decided exactly once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from pgqueue.scheduler import configured_modules, covers
 from tests.conftest import wait_until
 
 Connection = psycopg.Connection[Any]
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., "Program"]
 
-TASKS = '''
+TASKS = """
 import asyncio
 from pgqueue import Task, task
 
@@ -42,48 +43,60 @@ class Single(Noted): ...
 class Slow(Noted):
     async def run(self):
         await asyncio.sleep(0.5)
-'''
+"""
 NAMES = ("every", "latest", "single", "slow")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A process, and the file that it logs to: a pipe that nobody reads would stop it."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, text: str) -> None:
+        wait_until(lambda: text in self.said() or self.process.poll() is not None, timeout=20)
+        assert text in self.said()
+
+    def ends_with(self, code: int) -> None:
+        assert self.process.wait(timeout=20) == code, self.said()
+        assert "Traceback" not in self.said(), self.said()
 
 
 @pytest.fixture
 def start(tmp_path: Path, migrated_database: str) -> Iterator[Start]:
     """`start("scheduler", "--name", "a")`: a process of the project in tmp_path. Whatever still runs is killed at the end."""
     (tmp_path / "recurring_tasks.py").write_text(TASKS)
-    processes: list[subprocess.Popen[str]] = []
+    programs: list[Program] = []
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PGQUEUE_", "DATABASE_"))}
 
-    def start(program: str, *flags: str, dsn: str = migrated_database) -> subprocess.Popen[str]:
+    def start(program: str, *flags: str, dsn: str = migrated_database, **variables: str) -> Program:
         command = [sys.executable, "-m", f"pgqueue.{program}", "--tasks", "recurring_tasks", *flags]
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env={**environment, "DATABASE_URL": dsn}, stderr=subprocess.PIPE, text=True
-        )
-        processes.append(process)
-        return process
+        log = tmp_path / f"{len(programs)}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, cwd=tmp_path, env={**environment, "DATABASE_URL": dsn, **variables}, stderr=file)
+        programs.append(Program(process, log))
+        return programs[-1]
 
     yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
-    """Read what the process logs until a line says so."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if text in line:
-            return
-    pytest.fail(f"{process.args!r} ended without saying {text!r}")
+    for program in programs:
+        program.process.kill()
+        program.process.wait()
 
 
 def decided_count(connection: Connection, name: str) -> int:
-    row = connection.execute("SELECT coalesce(sum(fired_count + skipped_count), 0) FROM pgqueue.schedule WHERE name = %s", (name,)).fetchone()
+    row = connection.execute(
+        "SELECT coalesce(sum(fired_count + skipped_count), 0) FROM pgqueue.schedule WHERE name = %s", (name,)
+    ).fetchone()
     assert row is not None
     return int(row[0])
 
 
 def check_slots(connection: Connection, name: str) -> int:
-    """Each slot on the grid has one outcome, the counters count them, and each that fired has one task. Returns how many fired."""
+    """Each slot on the grid has one outcome, the counters agree, and each that fired has one task. Returns how many fired."""
     row = connection.execute(
         "SELECT frequency, next_run_at, fired_count, skipped_count FROM pgqueue.schedule WHERE name = %s", (name,)
     ).fetchone()
@@ -110,28 +123,31 @@ def task_ids(connection: Connection, name: str) -> list[Any]:
     return [row[0] for row in rows]
 
 
-def end(process: subprocess.Popen[str]) -> None:
+def end(program: Program) -> None:
     """SIGTERM, and it leaves in order."""
-    process.terminate()
-    _, said = process.communicate(timeout=20)
-    assert process.returncode == 0, said
-    assert "Traceback" not in said, said
+    program.process.terminate()
+    program.ends_with(0)
 
 
 def is_finished(connection: Connection) -> bool:
     return connection.execute("SELECT FROM pgqueue.task LIMIT 1").fetchone() is None
 
 
+def stir(connection: Connection) -> bool:
+    """Write new versions of the rows, so that some firings find another one than they saw first."""
+    return connection.execute("UPDATE pgqueue.schedule SET updated_at = clock_timestamp()").rowcount >= 0
+
+
 def run_fleet(start: Start, connection: Connection, *, schedulers: int, runners: int, seconds: float) -> None:
     """Let them work until that many seconds' worth of slots are decided, then stop them and check each slot."""
     fleet = [start("scheduler", "--log-level", "warning") for _ in range(schedulers)]
     workers = [start("runner", "--log-level", "error") for _ in range(runners)]
-    wait_until(lambda: decided_count(connection, "every") >= seconds / 0.2, timeout=seconds + 30)
-    for process in fleet:
-        end(process)
+    wait_until(lambda: stir(connection) and decided_count(connection, "every") >= seconds / 0.2, timeout=seconds + 30)
+    for scheduler in fleet:
+        end(scheduler)
     wait_until(lambda: is_finished(connection), timeout=20)
-    for process in workers:
-        end(process)
+    for worker in workers:
+        end(worker)
     fired = {name: check_slots(connection, name) for name in NAMES}
     assert fired["every"] == decided_count(connection, "every")
     row = connection.execute("SELECT count(*) FROM pgqueue.history WHERE status = 'succeeded'").fetchone()
@@ -156,17 +172,17 @@ def kill_repeatedly(start: Start, connection: Connection, *, kills: int, keep: i
     chance = random.Random(seed)
     survivors = [start("scheduler") for _ in range(keep)]
     for _ in range(kills):
-        process = start("scheduler")
-        wait_for_line(process, "is ready")
+        victim = start("scheduler")
+        victim.wait_for("is ready")
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=chance.uniform(0.0, 0.6))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+            victim.process.wait(timeout=chance.uniform(0.0, 0.6))
+        victim.process.kill()
+        victim.process.wait()
     count = decided_count(connection, "every")
     last = start("scheduler")
     wait_until(lambda: decided_count(connection, "every") > count)
-    for process in [*survivors, last]:
-        end(process)
+    for scheduler in [*survivors, last]:
+        end(scheduler)
     fired = {name: check_slots(connection, name) for name in NAMES}
     assert fired["every"] == decided_count(connection, "every") > 0
     assert fired["single"] == 1
@@ -188,23 +204,28 @@ def test_schedulers_killed_again_and_again_lose_and_repeat_no_slot(start: Start,
 
 def test_a_signal_ends_it_with_0_also_while_it_waits_for_the_server(start: Start):
     for number in (signal.SIGTERM, signal.SIGINT):
-        process = start("scheduler")
-        wait_for_line(process, "is ready")
-        process.send_signal(number)
-        process.communicate(timeout=10)
-        assert process.returncode == 0
-    process = start("scheduler", dsn="postgresql://nobody@127.0.0.1:1/nothing")
-    wait_for_line(process, "waiting for PostgreSQL")
-    process.terminate()
-    process.communicate(timeout=10)
-    assert process.returncode == 0
+        scheduler = start("scheduler")
+        scheduler.wait_for("is ready")
+        scheduler.process.send_signal(number)
+        scheduler.ends_with(0)
+    waiting = start("scheduler", dsn="postgresql://nobody@127.0.0.1:1/nothing")
+    waiting.wait_for("waiting for PostgreSQL")
+    end(waiting)
+
+
+def test_a_server_that_does_not_come_is_said_in_one_line_more(start: Start):
+    scheduler = start("scheduler", dsn="postgresql://nobody@127.0.0.1:1/nothing", PGQUEUE_CONNECT_TIMEOUT="300ms")
+    scheduler.ends_with(2)
+    waiting, refusal = scheduler.said().splitlines()
+    assert "waiting for PostgreSQL (for up to 0.3 s)" in waiting
+    assert refusal.startswith("pgqueue: PostgreSQL cannot be reached")
 
 
 @pytest.mark.parametrize(
     ("dsn", "flags", "reason"),
     [
         ("mysql://root@localhost/test", [], "DATABASE_URL starts with mysql://"),
-        ("postgresql://localhost:port/test", [], "PostgreSQL"),
+        ("postgresql://localhost/test?nonsense=1", [], "DATABASE_URL is not a PostgreSQL address"),
         (None, [], "pgqueue migrate"),
         ("postgresql://localhost/test", ["--heartbeat", "20s"], "heartbeat"),
         ("postgresql://localhost/test", ["--tasks", "nowhere"], "nowhere"),
@@ -213,11 +234,10 @@ def test_a_signal_ends_it_with_0_also_while_it_waits_for_the_server(start: Start
 def test_what_it_cannot_work_with_is_one_line_and_exit_code_2(
     start: Start, empty_database: str, dsn: str | None, flags: list[str], reason: str
 ):
-    process = start("scheduler", *flags, dsn=dsn or empty_database)
-    _, said = process.communicate(timeout=20)
-    assert process.returncode == 2
-    assert reason in said
-    assert len(said.splitlines()) == 1, said
+    scheduler = start("scheduler", *flags, dsn=dsn or empty_database)
+    scheduler.ends_with(2)
+    [line] = scheduler.said().splitlines()
+    assert reason in line
 
 
 @pytest.mark.parametrize(
@@ -232,7 +252,9 @@ def test_what_it_cannot_work_with_is_one_line_and_exit_code_2(
         ([], [], True),
     ],
 )
-def test_a_tasks_flag_that_names_less_than_the_settings_does_not_speak_for_the_app(modules: list[str], configured: list[str], is_all: bool):
+def test_a_tasks_flag_that_names_less_than_the_settings_does_not_speak_for_the_app(
+    modules: list[str], configured: list[str], is_all: bool
+):
     assert covers(modules, configured) is is_all
 
 

@@ -20,7 +20,7 @@ from pgqueue.doors import route_logs
 from pgqueue.errors import PgQueueError
 from pgqueue.recurring import Scheduler
 from pgqueue.registry import registry
-from pgqueue.server import Server, find_server
+from pgqueue.server import find_server
 from pgqueue.states import Status
 from pgqueue.worker import Observer, Runner
 
@@ -65,21 +65,23 @@ class Development:
             logging.getLogger().handlers.clear()
 
     async def _serve(self) -> None:
-        server = await asyncio.to_thread(find_server, None, self._settings, say=self._narrator.say)
+        server = await asyncio.to_thread(find_server, None, self._settings, say=self._say_where)
+        if server.embedded is None:
+            self._say_where(server.notice)
         try:
             async with AsyncQueue(server.dsn, settings=self._settings) as queue:
-                await self._work(queue, server)
+                await self._work(queue)
         finally:
             await asyncio.to_thread(server.close)
 
-    async def _work(self, queue: AsyncQueue, server: Server) -> None:
+    async def _work(self, queue: AsyncQueue) -> None:
         observer = Observer(started=self._narrator.started, settled=self._narrator.settled)
         self._runner = Runner(queue, queues=self._queues, settings=self._settings, observer=observer)
         scheduler = Scheduler(queue, complete=self._complete, settings=self._settings, observer=self._narrator.fired)
         self._aside(self._tick())
         try:
             await self._runner.start()
-            self._header(server)
+            self._header()
             async with scheduler:
                 self._narrator.open()
                 self._aside(self._count(queue))
@@ -145,8 +147,11 @@ class Development:
 
     # ── what it says ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _header(self, server: Server) -> None:
-        rows = [("database", server.notice)]
+    def _say_where(self, line: str) -> None:
+        self._narrator.facts([("database", line)])
+
+    def _header(self) -> None:
+        rows = []
         types = list(registry)
         width = max(len(task_type.name) for task_type in types)
         for position, task_type in enumerate(types):
@@ -155,16 +160,16 @@ class Development:
         if self._demo:
             rows.append(("demo", "enqueues a SendEmail or ProcessData every second or so"))
         rows.append(("stop", "Ctrl-C finishes what runs; a second one stops at once"))
-        self._narrator.say()
-        self._narrator.facts(rows)
+        self._narrator.facts([*rows, ("", "")])
 
     async def _goodbye(self, queue: AsyncQueue) -> None:
         with contextlib.suppress(PgQueueError):
             self._narrator.counts = await _counts(queue)
         self._narrator.close()
         waiting = sum(self._narrator.counts[status] for status in (Status.READY, Status.SCHEDULED, Status.BLOCKED))
-        left = f" {waiting:,} wait{'s' * (waiting == 1)} for the next time." if waiting else ""
-        self._narrator.say(f"\nStopped after {self._narrator.uptime()}: {self._narrator.total_words()}.{left}")
+        self._narrator.say(f"\nStopped after {self._narrator.uptime()}: {self._narrator.total_words()}.")
+        if waiting:
+            self._narrator.say(f"{waiting:,} {'task waits' if waiting == 1 else 'tasks wait'} for the next time.")
 
 
 async def _counts(queue: AsyncQueue) -> Counter[Status]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TYPE_WIDTH_MAX = 24
 OUTCOME_WIDTH = 12
 DETAIL_MAX = 160
+VALUE_MAX = 32
+BESIDE_RESULT_MAX = 24
 PAYLOAD_READ_MAX = 4_096
 """A longer payload is not parsed for a glance at it."""
 
@@ -92,7 +94,7 @@ def logged(record: logging.LogRecord) -> Line:
     style = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red"}.get(record.levelname, "bright_black")
     trace = record.exc_info[1] if record.exc_info else None
     error = f" ({type(trace).__name__}: {trace})" if trace is not None else ""
-    return Line("!" if record.levelno >= logging.WARNING else "·", style, record.name, record.levelname.lower(), detail=record.getMessage() + error)
+    return Line("!" if record.levelno >= logging.WARNING else "·", style, record.name.removeprefix("pgqueue."), record.levelname.lower(), detail=record.getMessage() + error)
 
 
 def render(line: Line, *, type_width: int, width: int) -> Text:
@@ -131,8 +133,11 @@ def _reason(outcome: Outcome) -> str:
 
 
 def _in_and_out(payload: str, result: str | None) -> str:
-    out = f" → {_glance(result)}" if result is not None else ""
-    return (_glance(payload) + out).strip()
+    """What went in, and what came out; the result is the news, so the payload leaves it room."""
+    taken = _glance(payload)
+    if result is None:
+        return taken
+    return f"{_cut(taken, BESIDE_RESULT_MAX)} → {_glance(result)}".strip()
 
 
 def _glance(text: str) -> str:
@@ -152,4 +157,8 @@ def _pairs(values: dict[str, Any]) -> str:
 
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) and value and " " not in value else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:39] + "…"
+    return _cut(text, VALUE_MAX)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

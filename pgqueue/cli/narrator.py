@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from pgqueue.cli import events
@@ -48,7 +50,7 @@ class Narrator:
         self._type_width = min(events.TYPE_WIDTH_MAX, max((len(name) for name in type_names), default=8))
         self._notes: deque[Callable[[], Line]] = deque()
         self._dropped = 0
-        self._running: dict[str, tuple[str, float]] = {}
+        self._running: dict[tuple[str, str], tuple[str, float]] = {}
         self._live: Live | None = None
         self._summary_at = time.monotonic() + SUMMARY_SECONDS
         self._summarised = ""
@@ -62,10 +64,10 @@ class Narrator:
     # ── what it is told ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def started(self, claimed: Claimed) -> None:
-        self._running[claimed.claim_id] = (claimed.type, time.monotonic())
+        self._running[claimed.id, claimed.claim_id] = (claimed.type, time.monotonic())
 
     def settled(self, settlement: Settlement, is_ours: bool) -> None:
-        begun = self._running.pop(settlement.claimed.claim_id, None)
+        begun = self._running.pop((settlement.claimed.id, settlement.claimed.claim_id), None)
         took = None if begun is None else timedelta(seconds=time.monotonic() - begun[1])
         verdict = settlement.outcome.verdict
         if is_ours:
@@ -96,10 +98,16 @@ class Narrator:
         self.console.print(Text(line, style), soft_wrap=True)
 
     def facts(self, rows: Iterable[tuple[str, str]]) -> None:
-        """The header: a label and what it is about, a line each."""
+        """The header: a label and what it is about, a line each; wrapped within their column on a terminal."""
+        if not self.console.is_terminal:
+            for label, value in rows:
+                self.say(f"  {label:<8}  {value}".rstrip())
+            return
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(min_width=8, style="bold cyan")
         for label, value in rows:
-            self.console.print(Text.assemble((f"  {label:<10}", "bold cyan"), value), soft_wrap=True)
-        self.console.print()
+            grid.add_row(label, Text(value))
+        self.console.print(Padding(grid, (0, 2)))
 
     def open(self) -> None:
         if self.console.is_terminal:
@@ -140,10 +148,10 @@ class Narrator:
         running = [f"{name} {now - begun:.1f}s" for name, begun in list(self._running.values())[:RUNNING_SHOWN]]
         if (more := len(self._running) - RUNNING_SHOWN) > 0:
             running.append(f"{more} more")
-        doing = ", ".join(running) or "nothing"
+        doing = f": {', '.join(running)}" if running else ""
         tail = self.farewell or f"{self._waiting()} · {self.total_words()}"
         dot = ("●", "green") if self._running else ("○", "bright_black")
-        text = Text.assemble("\n", dot, (" running ", "bold"), doing, (f"  ·  {tail}", "bright_black"))
+        text = Text.assemble("\n", dot, (f" running {len(self._running)}", "bold"), doing, (f"  ·  {tail}", "bright_black"))
         text.truncate(2 * self.console.width, overflow="ellipsis")
         return text
 

@@ -62,12 +62,13 @@ def connected(dsn: str) -> Iterator[Connection]:
     import psycopg
 
     from pgqueue.database import Connection, connection_parameters
+    from pgqueue.doors import first_line
     from pgqueue.errors import DatabaseUnavailable
 
     try:
         connection = Connection.connect(**connection_parameters(dsn))
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {error}") from error
+        raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {first_line(error)}") from error
     with connection:
         yield connection
 

@@ -1,17 +1,20 @@
--- Cancel a batch of the waiting tasks that match; rows that others hold are left for the next batch or to their claimant.
--- Parameters: queue, type, tags, statuses, created_before (each NULL for any), reason, limit. Result: count.
-WITH waiting AS (
+-- Cancel a batch of one queue's waiting tasks that match, in the order of ids from `after` on, so that no batch walks over what
+-- the one before it deleted. Rows that others hold are left to their claimant.
+-- Parameters: queue, after (an id, exclusive), limit; type, tags (each NULL for any), statuses, created_before, reason.
+-- Result: the last id looked at (NULL: nothing left) and how many were cancelled.
+WITH found AS MATERIALIZED (
+    SELECT id FROM {schema}.task
+    WHERE queue = %(queue)s::text AND id > %(after)s::uuid
+        AND status = ANY(%(statuses)s::{schema}.status[]) AND status <> 'running'
+        AND (%(type)s::text IS NULL OR type = %(type)s)
+        AND (%(tags)s::text[] IS NULL OR tags @> %(tags)s)
+        AND created_at <= %(created_before)s::timestamptz
+    ORDER BY queue, id
+    LIMIT %(limit)s::bigint
+    FOR UPDATE SKIP LOCKED
+), waiting AS (
     DELETE FROM {schema}.task
-    WHERE ctid = ANY(ARRAY(
-        SELECT ctid FROM {schema}.task
-        WHERE status = ANY(%(statuses)s::{schema}.status[]) AND status <> 'running'
-            AND (%(queue)s::text IS NULL OR queue = %(queue)s)
-            AND (%(type)s::text IS NULL OR type = %(type)s)
-            AND (%(tags)s::text[] IS NULL OR tags @> %(tags)s)
-            AND created_at <= %(created_before)s
-        LIMIT %(limit)s
-        FOR UPDATE SKIP LOCKED
-    ))
+    WHERE queue = %(queue)s::text AND id = ANY(ARRAY(SELECT id FROM found))
     RETURNING *
 ), cancelled AS (
     INSERT INTO {schema}.history (
@@ -24,4 +27,6 @@ WITH waiting AS (
     FROM waiting
     RETURNING 1
 )
-SELECT count(*) FROM cancelled
+SELECT
+    (SELECT id FROM found ORDER BY id DESC LIMIT 1) AS last_id,
+    (SELECT count(*) FROM cancelled) AS cancelled_count
