@@ -40,7 +40,7 @@ class ProcessData(Task[int]):
     """Work through a dataset, and say how many rows it had. Two seconds of blocking work, so it runs in a thread."""
 
     dataset: str
-    rows: int = Field(1_000, ge=0)
+    rows: int = Field(default=1_000, ge=0)
 
     def run(self) -> int:
         time.sleep(2)

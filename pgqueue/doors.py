@@ -15,7 +15,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pgqueue.errors import ConfigurationError, PgQueueError
@@ -40,13 +40,18 @@ def parser(prog: str, description: str) -> argparse.ArgumentParser:
         prog=prog,
         usage=f"{prog} [--tasks MODULE] [flags]    (--help lists them)",
         description=description,
-        epilog="Flags win over PGQUEUE_* variables, those over .env, that over [tool.pgqueue] in pyproject.toml. Durations: 500ms, 30s, 5m.",
+        epilog="Flags win over PGQUEUE_* variables, .env and [tool.pgqueue] in pyproject.toml. Durations: 500ms, 30s, 5m.",
         allow_abbrev=False,  # a flag that comes later must not change what a shortened one means
     )
     add = result.add_argument
     add("--dsn", metavar="URL", help="the database; default DATABASE_URL, else the embedded PostgreSQL")
     add("--schema", metavar="NAME", help="the schema of pgqueue's tables (default pgqueue)")
-    add("--tasks", metavar="MODULE[,MODULE]", action="append", help="modules that define tasks; repeatable (default the package `tasks`)")
+    add(
+        "--tasks",
+        metavar="MODULE[,MODULE]",
+        action="append",
+        help="modules that define tasks; repeatable (default the package `tasks`)",
+    )
     add("--name", help="what this process is called in logs and lists (default host-pid)")
     add("--lease", type=duration, metavar="TIME", help="a process silent for this long has lost its tasks (30s)")
     add("--heartbeat", type=duration, metavar="TIME", help="between two signs of life; at most a third of the lease (5s)")
@@ -126,7 +131,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _instant(record: logging.LogRecord) -> datetime:
-    return datetime.fromtimestamp(record.created, timezone.utc)
+    return datetime.fromtimestamp(record.created, UTC)
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

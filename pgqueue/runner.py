@@ -35,7 +35,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pgqueue.
 def parser(prog: str) -> argparse.ArgumentParser:
     result = doors.parser(prog, DESCRIPTION)
     add = result.add_argument
-    add("--queue", action="append", metavar="NAME[=WEIGHT]", help="a queue to serve, with its share of the turns; repeatable (all queues)")
+    add(
+        "--queue",
+        action="append",
+        metavar="NAME[=WEIGHT]",
+        help="a queue to serve, with its share of the turns; repeatable (all queues)",
+    )
     add("--type", action="append", metavar="NAME", help="a task type to run; repeatable (all that --tasks defines)")
     add("--concurrency", type=int, metavar="N", help="tasks that run at a time (10)")
     add("--drain", action="store_true", help="end once nothing is ready or running")
@@ -87,7 +92,11 @@ def log_outcome(settlement: Settlement, is_ours: bool) -> None:
         logger.debug("%s %s: %s", claimed.type, claimed.id, outcome.verdict.name.lower())
         return
     then = "it is dead" if outcome.verdict is Verdict.DEAD else f"next attempt in {outcome.delay_seconds:g} s"
-    why = outcome.reason or "no reason given" if outcome.failure is None else f"{outcome.failure.error_type}: {outcome.failure.error}"
+    why = (
+        outcome.reason or "no reason given"
+        if outcome.failure is None
+        else f"{outcome.failure.error_type}: {outcome.failure.error}"
+    )
     level = logging.ERROR if outcome.verdict is Verdict.DEAD else logging.WARNING
     logger.log(level, "%s %s: attempt %s failed, %s: %s", claimed.type, claimed.id, claimed.attempt, then, why)
 

@@ -149,7 +149,7 @@ def test_a_predicate_is_not_asked_once_the_attempts_are_used_up():
         {"unless": (int,)},
         {"unless": 5},
     ],
-    ids=str,
+    ids=lambda options: "-".join(options),
 )
 def test_a_wrong_option_is_refused_by_name(options: dict[str, Any]):
     (name,) = options

@@ -71,7 +71,9 @@ def _statuses(wanted: list[str] | None) -> list[str] | None:
     """Refused before the question is asked."""
     for status in wanted or ():
         if status not in UNFINISHED:
-            raise ConfigurationError(f"--status takes {', '.join(sorted(UNFINISHED))} here, not {status!r}: ended tasks cannot be cancelled")
+            raise ConfigurationError(
+                f"--status takes {', '.join(sorted(UNFINISHED))} here, not {status!r}: ended tasks cannot be cancelled"
+            )
     return wanted
 
 

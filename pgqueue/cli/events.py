@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from pgqueue.cli.output import brief
+from pgqueue.cli.output import brief, precise
 from pgqueue.doors import one_line
 from pgqueue.outcomes import Outcome, Verdict
 
 if TYPE_CHECKING:
     from pgqueue.cli.demo import Enqueued
     from pgqueue.completer import Settlement
-    from pgqueue.recurring import Fired
+    from pgqueue.schedules import Fired
 
 TYPE_WIDTH_MAX = 24
 OUTCOME_WIDTH = 12
@@ -61,7 +61,9 @@ def settled(settlement: Settlement, *, is_ours: bool, took: timedelta | None) ->
     """An attempt that ended."""
     claimed, outcome = settlement.claimed, settlement.outcome
     if not is_ours:
-        return Line("!", "yellow", claimed.type, "lease lost", claimed.id, took, "somebody else settled it; this outcome is dropped")
+        return Line(
+            "!", "yellow", claimed.type, "lease lost", claimed.id, took, "somebody else settled it; this outcome is dropped"
+        )
     glyph, style, word = _LOOKS[outcome.verdict]
     delay = f" {brief(timedelta(seconds=outcome.delay_seconds))}" if outcome.verdict in _DELAYED else ""
     detail = _reason(outcome) or _in_and_out(claimed.payload, outcome.result)
@@ -94,7 +96,13 @@ def logged(record: logging.LogRecord) -> Line:
     style = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red"}.get(record.levelname, "bright_black")
     trace = record.exc_info[1] if record.exc_info else None
     error = f" ({type(trace).__name__}: {trace})" if trace is not None else ""
-    return Line("!" if record.levelno >= logging.WARNING else "·", style, record.name.removeprefix("pgqueue."), record.levelname.lower(), detail=record.getMessage() + error)
+    return Line(
+        "!" if record.levelno >= logging.WARNING else "·",
+        style,
+        record.name.removeprefix("pgqueue."),
+        record.levelname.lower(),
+        detail=record.getMessage() + error,
+    )
 
 
 def render(line: Line, *, type_width: int, width: int) -> Text:
@@ -116,14 +124,6 @@ def render(line: Line, *, type_width: int, width: int) -> Text:
     if line.below:
         text.append(f"\n{'':>12}{line.below}", "red")
     return text
-
-
-def precise(length: timedelta) -> str:
-    """`12ms`, `1.02s`, `45s`."""
-    seconds = length.total_seconds()
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f}ms"
-    return f"{seconds:.2f}s" if seconds < 9.995 else brief(length)
 
 
 def _reason(outcome: Outcome) -> str:

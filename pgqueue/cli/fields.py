@@ -46,7 +46,9 @@ def build(task_type: TaskType[Any], words: Sequence[str], document: str | None) 
 
 def describe(task_type: TaskType[Any]) -> list[str]:
     """The fields of a type, one a line: flag, type, default."""
-    rows = [(f"--{name.replace('_', '-')}", _type_name(info), _default(info)) for name, info in task_type.cls.model_fields.items()]
+    rows = [
+        (f"--{name.replace('_', '-')}", _type_name(info), _default(info)) for name, info in task_type.cls.model_fields.items()
+    ]
     if not rows:
         return [f"  {task_type.name} has no fields"]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
@@ -89,7 +91,7 @@ def _field(fields: Mapping[str, FieldInfo], name: str) -> tuple[str, FieldInfo]:
 
 def _read(info: FieldInfo, name: str, texts: list[str]) -> Any:
     """The first reading that the field accepts; the text itself where none is, so that the error is about what was written."""
-    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, info])
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]  # a type known at run time
     text: Any = texts[0] if len(texts) == 1 else texts
     readings: list[tuple[Any, bool]] = [(text, True)] if info.annotation is not Any else []
     if len(texts) == 1:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def migrate(dsn: Dsn = None, schema: Schema = None, json: Json = False) -> None:
     """Create pgqueue's schema, or bring it up to this version.
 
-    Safe while runners run, and from several processes at once. It waits up to two minutes for locks that others hold, and says whose.
+    Safe while runners run, and from several processes at once. It waits up to two minutes for others' locks, and says whose.
 
     Example: [bold]pgqueue migrate --dsn postgresql://app@localhost/shop[/bold]
     """

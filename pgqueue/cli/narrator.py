@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pgqueue.cli.demo import Enqueued
     from pgqueue.completer import Settlement
     from pgqueue.context import Claimed
-    from pgqueue.recurring import Fired
+    from pgqueue.schedules import Fired
 
 LINES_PER_TICK = 25
 """Beyond that a tick says how many more there were: a queue of no-op tasks ends faster than anybody reads."""
@@ -156,7 +156,11 @@ class Narrator:
         return text
 
     def _waiting(self) -> str:
-        words = [f"{self.counts[status]:,} {status}" for status in (Status.READY, Status.SCHEDULED, Status.BLOCKED) if self.counts[status]]
+        words = [
+            f"{self.counts[status]:,} {status}"
+            for status in (Status.READY, Status.SCHEDULED, Status.BLOCKED)
+            if self.counts[status]
+        ]
         return ", ".join(words) or "nothing waits"
 
     def total_words(self) -> str:

@@ -38,7 +38,7 @@ def settings_of(dsn: str | None = None, schema: str | None = None, tasks: list[s
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Opened]:
-    """The database of these settings. Raises DatabaseUnavailable at once where nobody answers, SchemaError where it does not fit."""
+    """The database of these settings. Raises DatabaseUnavailable at once, or SchemaError where it does not fit."""
     from pgqueue.client import Queue
     from pgqueue.migrations import check_revision
     from pgqueue.server import find_server
@@ -83,5 +83,3 @@ def with_tasks(settings: Settings) -> Settings:
 
 def _single(call: Call) -> Generator[Call, Rows, Rows]:
     return (yield call)
-
-

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EPILOG = (
-    "Exit codes: 0 done; 1 what was asked for failed or is not there; 2 wrong usage or configuration, no database, or a schema that does "
-    "not fit. With --json stdout holds exactly one JSON document."
+    "Exit codes: 0 done; 1 what was asked for failed or is not there; 2 wrong usage or configuration, no database, or a schema "
+    "that does not fit. With --json stdout holds exactly one JSON document."
 )
 PIPE_WIDTH = 200
 """Columns where nobody looks: nothing is cut off for a program that reads."""
 
-Dsn = Annotated[str | None, typer.Option("--dsn", metavar="URL", help="The database; default DATABASE_URL, else the embedded one.")]
+Dsn = Annotated[
+    str | None, typer.Option("--dsn", metavar="URL", help="The database; default DATABASE_URL, else the embedded one.")
+]
 Schema = Annotated[str | None, typer.Option("--schema", metavar="NAME", help="The schema of pgqueue's tables.")]
 Tasks = Annotated[list[str] | None, typer.Option("--tasks", metavar="MODULE", help="Modules that define tasks; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -88,6 +90,14 @@ def brief(length: timedelta) -> str:
         if seconds / size < limit:
             return f"{seconds / size:.0f}{unit}"
     return f"{seconds / 86400:.0f}d"
+
+
+def precise(length: timedelta) -> str:
+    """`12ms`, `1.02s`, `45s`."""
+    seconds = length.total_seconds()
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f}ms"
+    return f"{seconds:.2f}s" if seconds < 9.995 else brief(length)
 
 
 def when(instant: datetime | None, now: datetime) -> str:

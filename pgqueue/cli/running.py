@@ -36,7 +36,7 @@ def run_here(task: Task[Any], settings: Settings, *, json: bool) -> None:
         _ended(name, request, json=json)
     except RetryIn as request:
         _failed(name, request, json=json)
-    except (Exception, SystemExit) as error:  # of user code
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # of user code
         traceback.print_exception(_trimmed(error))
         _failed(name, error, json=json)
     else:
@@ -79,7 +79,5 @@ def _trimmed(error: BaseException) -> BaseException:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except Exception:  # noqa: BLE001  # of user code
         return "(its str() raises)"
-
-

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from pgqueue.cli.output import STATUS_STYLES, brief, console, pretty_json, table, when
+from pgqueue.cli.output import STATUS_STYLES, brief, console, precise, pretty_json, table, when
 from pgqueue.doors import one_line
 from pgqueue.states import UNFINISHED, Status
 
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 
 NARROW = 110
 """Below so many columns a table leaves out what may be done without."""
+COLUMNS: dict[str, dict[str, Any]] = {
+    "id": {"min_width": 36},
+    "status": {"min_width": 9},
+    "type": {"max_width": 40},
+    "queue": {"max_width": 24},
+    "priority": {"justify": "right"},
+    "when": {"min_width": 7},
+    "try": {"justify": "right"},
+    "reason": {"style": "bright_black"},
+}
+DISPENSABLE = ("priority", "try", "reason")
 
 
 def task_table(page: TaskPage, now: datetime) -> None:
@@ -25,26 +36,29 @@ def task_table(page: TaskPage, now: datetime) -> None:
     if not page.tasks:
         screen.print("no tasks match", style="bright_black")
         return
-    wide = screen.width >= NARROW
-    result = table("id", "status", "type")
-    result.columns[0].no_wrap = True
-    result.columns[0].min_width = 36
-    result.columns[2].overflow = "ellipsis"
-    for header in ("queue", "priority") if wide else ("queue",):
-        result.add_column(header, overflow="ellipsis", no_wrap=True, justify="right" if header == "priority" else "left")
-    result.add_column("when", no_wrap=True)
-    if wide:
-        result.add_column("try", justify="right")
-        result.add_column("reason", overflow="ellipsis", no_wrap=True, style="bright_black")
-    for column in result.columns[1:3]:
-        column.no_wrap = True
+    columns = [name for name in COLUMNS if screen.width >= NARROW or name not in DISPENSABLE]
+    result = table()
+    for name in columns:
+        result.add_column(name, no_wrap=True, overflow="ellipsis", **COLUMNS[name])
     for task in page.tasks:
-        cells = [str(task.id), _status(task.status), Text(task.type), Text(task.queue)]
-        more = [str(task.priority)] if wide else []
-        result.add_row(*cells, *more, _when(task, now), *([str(task.attempt or ""), Text(_reason(task))] if wide else []))
+        cells = _cells(task, now)
+        result.add_row(*(cells[name] for name in columns))
     screen.print(result)
     if page.cursor is not None:
         screen.print(f"more: --cursor {page.cursor}", style="bright_black")
+
+
+def _cells(task: TaskRecord, now: datetime) -> dict[str, str | Text]:
+    return {
+        "id": str(task.id),
+        "status": _status(task.status),
+        "type": Text(one_line(task.type)),
+        "queue": Text(one_line(task.queue)),
+        "priority": str(task.priority),
+        "when": _when(task, now),
+        "try": str(task.attempt or ""),
+        "reason": Text(_reason(task)),
+    }
 
 
 def task_sheet(task: TaskRecord, attempts: list[AttemptRecord], now: datetime) -> None:
@@ -78,7 +92,7 @@ def _facts(task: TaskRecord, now: datetime) -> dict[str, str | None]:
 
 def _attempt(screen: Console, attempt: AttemptRecord, now: datetime) -> None:
     screen.print()
-    took = f", after {brief(attempt.finished_at - attempt.started_at)}" if attempt.started_at else ""
+    took = f", after {precise(attempt.finished_at - attempt.started_at)}" if attempt.started_at else ""
     head = Text.assemble((f"attempt {attempt.attempt} failed", "bold red"), f"  {_instant(attempt.finished_at, now)}{took}")
     screen.print(head, soft_wrap=True)
     lines = (attempt.traceback or f"{attempt.error_type}: {attempt.error}").rstrip().splitlines()
@@ -105,7 +119,7 @@ def _status(status: Status) -> Text:
 def _when(task: TaskRecord, now: datetime) -> str:
     """The one time that matters at this status."""
     if task.status is Status.SCHEDULED:
-        return when(task.maturity_at, now)
+        return when(task.maturity_at, now) if task.maturity_at > now else f"due {when(task.maturity_at, now)}"
     if task.status is Status.RUNNING and task.started_at:
         return f"for {brief(now - task.started_at)}"
     if task.status in UNFINISHED:

@@ -1,4 +1,4 @@
-"""`pgqueue stats`: how much waits where, who is at work, and what is due next. It never reads history, so its cost does not grow."""
+"""`pgqueue stats`: how much waits where, who is at work, what is due next. It never reads history, so its cost does not grow."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def collect(database: Opened, lease: timedelta) -> Statistics:
     sql = database.sql
     runner = ("id", "name", "kind", "host", "pid", "version", "wanted", "slots", "running", "silent_seconds", "started_at")
     schedule = (
-        "app", "name", "type", "queue", "frequency", "cron", "timezone", "next_run_at", "last_run_at", "fired", "skipped", "is_paused",
+        "app", "name", "type", "queue", "frequency", "cron", "timezone",
+        "next_run_at", "last_run_at", "fired", "skipped", "is_paused",
     )  # fmt: skip
     return Statistics(
         at=database.rows(sql.clock())[0][0],
@@ -111,7 +112,9 @@ def _runners(screen: Console, found: Statistics) -> None:
         beat = f"{brief(timedelta(seconds=runner['silent_seconds']))} ago"
         running = f"{runner['running']} of {runner['slots']}" if runner["kind"] == "runner" else ""
         style = "" if found.is_alive(runner) else "red"
-        result.add_row(_text(runner["name"]), runner["kind"], _text(f"{runner['host']}, pid {runner['pid']}"), running, beat, style=style)
+        result.add_row(
+            _text(runner["name"]), runner["kind"], _text(f"{runner['host']}, pid {runner['pid']}"), running, beat, style=style
+        )
     screen.print(result)
 
 
@@ -125,7 +128,9 @@ def _schedules(screen: Console, found: Statistics) -> None:
     for one in found.schedules:
         due = "paused" if one["is_paused"] else when(one["next_run_at"], found.at) if one["next_run_at"] else "never"
         last = when(one["last_run_at"], found.at)
-        result.add_row(_text(one["name"]), _text(one["type"]), _text(_recurs(one)), due, last, f"{one['fired']:,}", f"{one['skipped']:,}")
+        result.add_row(
+            _text(one["name"]), _text(one["type"]), _text(_recurs(one)), due, last, f"{one['fired']:,}", f"{one['skipped']:,}"
+        )
     screen.print(result)
 
 

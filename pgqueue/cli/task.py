@@ -11,7 +11,9 @@ from pgqueue.cli.output import EPILOG, EXIT_FAILED, Dsn, Json, Schema, Tasks, em
 
 app = typer.Typer(help="Look at tasks, enqueue, cancel and run them.", no_args_is_help=True, epilog=EPILOG)
 
-Status = Annotated[list[str] | None, typer.Option("--status", metavar="STATUS", help="scheduled, ready, running, dead …; repeatable.")]
+Status = Annotated[
+    list[str] | None, typer.Option("--status", metavar="STATUS", help="scheduled, ready, running, dead …; repeatable.")
+]
 OfType = Annotated[str | None, typer.Option("--type", metavar="NAME", help="Only this task type.")]
 InQueue = Annotated[str | None, typer.Option("--queue", metavar="NAME", help="Only this queue.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="Only with this tag; repeatable: with all of them.")]
@@ -113,12 +115,18 @@ def enqueue(
     context: typer.Context,
     type: TypeName,
     payload: Payload = None,
-    delay: Annotated[str | None, typer.Option("--delay", metavar="TIME", help="Not before this long from now: 30s, 5m, 2h.")] = None,
-    at: Annotated[str | None, typer.Option("--at", metavar="ISO", help="Not before this instant, with its offset from UTC.")] = None,
+    delay: Annotated[
+        str | None, typer.Option("--delay", metavar="TIME", help="Not before this long from now: 30s, 5m, 2h.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="ISO", help="Not before this instant, with its offset from UTC.")
+    ] = None,
     priority: Annotated[int | None, typer.Option("--priority", metavar="N", help="Higher runs first.")] = None,
     queue: Annotated[str | None, typer.Option("--queue", metavar="NAME", help="Another queue than the type's.")] = None,
     unique: Annotated[bool | None, typer.Option("--unique/--no-unique", help="At most one unfinished task of this type.")] = None,
-    idempotency_key: Annotated[str | None, typer.Option("--idempotency-key", metavar="KEY", help="The same key gives the same task.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option("--idempotency-key", metavar="KEY", help="The same key gives the same task.")
+    ] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="A label; repeatable.")] = None,
     tasks: Tasks = None,
     dsn: Dsn = None,
@@ -143,7 +151,11 @@ def enqueue(
     if json:
         emit({"id": str(handle.id), "type": handle.type, "queue": handle.queue_name, "created": handle.created})
         return
-    said = f"enqueued {handle.type} in queue {handle.queue_name}" if handle.created else f"{handle.type} was there already (unique key)"
+    said = (
+        f"enqueued {handle.type} in queue {handle.queue_name}"
+        if handle.created
+        else f"{handle.type} was there already (unique key)"
+    )
     print(f"{handle.id}")
     say(said)
 
@@ -160,5 +172,3 @@ def run(context: typer.Context, type: TypeName, payload: Payload = None, tasks: 
 
     task_settings = with_tasks(settings_of(tasks=tasks))
     running.run_here(lookup.task_of(type, context.args, payload), task_settings, json=json)
-
-

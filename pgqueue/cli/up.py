@@ -1,4 +1,4 @@
-"""`pgqueue up`: everything at once, for development: a server, a runner and a scheduler in one process, and what happens on screen."""
+"""`pgqueue up`: everything for development in one process: a server, a runner, a scheduler, and what happens on screen."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 def up(
     tasks: Tasks = None,
-    queue: Annotated[list[str] | None, typer.Option("--queue", metavar="NAME[=WEIGHT]", help="Queues to serve; repeatable (all).")] = None,
+    queue: Annotated[
+        list[str] | None, typer.Option("--queue", metavar="NAME[=WEIGHT]", help="Queues to serve; repeatable (all).")
+    ] = None,
     concurrency: Annotated[int | None, typer.Option("--concurrency", metavar="N", help="Tasks that run at a time (10).")] = None,
-    demo: Annotated[bool, typer.Option("--demo", help="Enqueue example tasks now and then; with --tasks examples.tasks.")] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Enqueue example tasks now and then; with --tasks examples.tasks.")
+    ] = False,
     dsn: Dsn = None,
     schema: Schema = None,
 ) -> None:
