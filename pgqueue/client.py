@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import os
 import threading
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from copy import copy
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -23,34 +21,24 @@ from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import pq
-from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 from typing_extensions import Unpack
 
 from pgqueue import operations, payload
-from pgqueue.database import (
-    AsyncConnection,
-    Connection,
-    Operation,
-    Patience,
-    arun,
-    connection_parameters,
-    is_lost,
-    is_rolled_back,
-    run,
-    unavailable,
-)
-from pgqueue.errors import ConfigurationError, DatabaseUnavailable, TaskNotFound
+from pgqueue.database import AsyncConnection, Connection, Operation, arun, run
+from pgqueue.errors import ConfigurationError, TaskNotFound
+from pgqueue.filters import check_filter, check_id, check_page, check_queue, check_reason, check_unfinished
 from pgqueue.handles import AsyncTaskHandle, TaskHandle
-from pgqueue.operations import AlreadyEnqueued, Filter, Inserted
+from pgqueue.operations import AlreadyEnqueued, Inserted
+from pgqueue.pools import AsyncPool, Pool
 from pgqueue.preparation import prepare, prepare_many
 from pgqueue.records import AttemptRecord, TaskPage, TaskRecord
 from pgqueue.registry import Registry
 from pgqueue.registry import registry as default_registry
-from pgqueue.requests import REASON_MAX, EnqueueOptions, Request, check_instant, check_name, check_tags, check_text
+from pgqueue.requests import EnqueueOptions, Request
 from pgqueue.server import Server, find_server
 from pgqueue.settings import Settings, load
 from pgqueue.statements import statements
-from pgqueue.states import UNFINISHED, Status
+from pgqueue.states import Status
 from pgqueue.task import Task
 
 __all__ = ["AsyncQueue", "AsyncTaskHandle", "Queue", "TaskHandle"]
@@ -59,19 +47,30 @@ R = TypeVar("R")
 RV = TypeVar("RV")
 
 POOL_SIZE_DEFAULT = 4
-POOL_TIMEOUT_SECONDS = 10.0
-PAGE_MAX = 1_000
 
 
-class _Shared:
-    """What a client and its `bound` twins have in common: the server and the pool, once they are found and open."""
+class _Home:
+    """The server a client and its `bound` twins use, once it is found. Shared between threads."""
 
-    def __init__(self) -> None:
-        self.server: Server | None = None
-        self.pool: Any = None
-        self.pid = os.getpid()
-        self.lock = threading.RLock()
-        self.async_lock = asyncio.Lock()
+    def __init__(self, dsn: str | None, settings: Settings) -> None:
+        self._given = dsn
+        self._settings = settings
+        self._server: Server | None = None
+        self._lock = threading.Lock()
+
+    def dsn(self) -> str:
+        """Its address; an embedded server is started or joined by asking."""
+        with self._lock:
+            if self._server is None:
+                self._server = find_server(self._given, self._settings)
+            return self._server.dsn
+
+    def leave(self) -> None:
+        """Let go of an embedded server."""
+        with self._lock:
+            server, self._server = self._server, None
+            if server is not None:
+                server.close()
 
 
 class _Client:
@@ -86,15 +85,12 @@ class _Client:
         settings: Settings | None = None,
         registry: Registry | None = None,
     ) -> None:
-        if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
-            raise ConfigurationError(f"pool_size takes 1 or more, not {pool_size!r}")
         self.settings = load(schema=schema) if settings is None else settings
         self.schema = self.settings.db_schema if schema is None else schema
-        self._dsn = dsn
-        self._pool_size = pool_size
+        self._pool_size = _checked_size(pool_size)
         self._registry = default_registry if registry is None else registry
         self._sql = statements(self.schema)
-        self._shared = _Shared()
+        self._home = _Home(dsn, self.settings)
         self._bound: Any = None
 
     @property
@@ -105,10 +101,7 @@ class _Client:
     @property
     def dsn(self) -> str:
         """The server's address; an embedded server is started or joined by asking."""
-        with self._shared.lock:
-            if self._shared.server is None:
-                self._shared.server = find_server(self._dsn, self.settings)
-            return self._shared.server.dsn
+        return self._home.dsn()
 
     def bound(self, connection: Any) -> Self:
         """This client with another default: every enqueue joins the transaction of `connection`. The pool is shared."""
@@ -119,10 +112,8 @@ class _Client:
     def _by_name(self, name: str, values: dict[str, Any] | None) -> Task[Any]:
         return payload.validate(self._registry.get(name), values or {})
 
-    def _let_go(self) -> None:
-        if self._shared.server is not None:
-            self._shared.server.close()
-            self._shared.server = None
+    def _pick(self, status: Any, type: str | None, queue: str | None, tags: Sequence[str] | None) -> dict[str, Any]:
+        return {"registry": self._registry, "status": status, "type": type, "queue": queue, "tags": tags}
 
 
 class Queue(_Client):
@@ -130,6 +121,18 @@ class Queue(_Client):
 
     Safe to share between threads; opens its connections (`pool_size` at most) when first used.
     """
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        schema: str | None = None,
+        pool_size: int = POOL_SIZE_DEFAULT,
+        settings: Settings | None = None,
+        registry: Registry | None = None,
+    ) -> None:
+        super().__init__(dsn, schema=schema, pool_size=pool_size, settings=settings, registry=registry)
+        self._pool = Pool(self._home.dsn, self._pool_size)
 
     def __enter__(self) -> Self:
         self.open()
@@ -139,33 +142,13 @@ class Queue(_Client):
         self.close()
 
     def open(self) -> None:
-        """Find the server and open the pool. Called by the first use; raises DatabaseUnavailable, at once, when nobody answers."""
-        self._opened()
-
-    def _opened(self) -> ConnectionPool[Connection]:
-        shared = self._shared
-        with shared.lock:
-            if shared.pool is None or shared.pid != os.getpid():  # after a fork the parent's connections are not ours
-                parameters = connection_parameters(self.dsn)
-                try:
-                    Connection.connect(**parameters).close()  # a pool does not say why it cannot connect
-                except psycopg.OperationalError as error:
-                    raise unavailable(error) from error
-                pool: ConnectionPool[Connection] = ConnectionPool(
-                    connection_class=Connection, **_pool_arguments(parameters, self._pool_size)
-                )
-                pool.open()
-                shared.pool, shared.pid = pool, os.getpid()
-            result: ConnectionPool[Connection] = shared.pool
-            return result
+        """Find the server and open the pool. Done by the first use; raises DatabaseUnavailable at once when nobody answers."""
+        self._pool.open()
 
     def close(self) -> None:
         """Close the connections, and let go of an embedded server. Tasks are not touched."""
-        with self._shared.lock:
-            pool, self._shared.pool = self._shared.pool, None
-            if pool is not None and self._shared.pid == os.getpid():
-                pool.close()
-            self._let_go()
+        self._pool.close()
+        self._home.leave()
 
     def migrate(self) -> None:
         """Create the schema, or bring it up to this version. Safe while runners run, and in several processes at once."""
@@ -245,27 +228,28 @@ class Queue(_Client):
         cursor: str | None = None,
     ) -> TaskPage:
         """Tasks that match, newest first, a page of up to 1,000. `cursor` is that of the page before."""
-        page = _page(self._registry, status, type, queue, tags, created_after, limit, cursor)
-        return self._run(lambda: operations.list_tasks(self._sql, **page))
+        wanted = check_filter(**self._pick(status, type, queue, tags))
+        page = check_page(wanted, created_after=created_after, limit=limit, cursor=cursor)
+        return self._run(lambda: operations.list_tasks(self._sql, page))
 
     def depth(self, queue: str | None = None) -> int:
         """How many tasks are ready to run, in one queue or in all; counted exactly."""
-        name = _queue_name(queue)
+        name = check_queue(queue)
         return self._run(lambda: operations.depth(self._sql, name))
 
     def counts(self, queue: str | None = None) -> dict[str, dict[Status, int]]:
         """Unfinished and dead tasks by queue and status. Finished ones are not counted: the cost does not grow with history."""
-        name = _queue_name(queue)
+        name = check_queue(queue)
         return self._run(lambda: operations.counts(self._sql, name))
 
     def cancel(self, task: TaskHandle[Any] | uuid.UUID | str, reason: str | None = None) -> bool:
         """Cancel a waiting task at once, or ask a running one to stop. False: it has ended. Raises TaskNotFound."""
-        task_id, because = _id(task), _reason(reason)
+        task_id, because = _id(task), check_reason(reason)
         if isinstance(task, TaskHandle):
             queue = task.queue_name
         else:
             queue = _found(self._run(lambda: operations.get(self._sql, task_id)), task_id).queue
-        return self._perform(lambda repeated: operations.cancel(self._sql, queue, task_id, because, repeated=repeated))
+        return self._pool.perform(lambda repeated: operations.cancel(self._sql, queue, task_id, because, repeated=repeated))
 
     def cancel_all(
         self,
@@ -277,7 +261,7 @@ class Queue(_Client):
         reason: str | None = None,
     ) -> int:
         """Cancel every unfinished task that matches and was there when the call began; running ones are asked. Returns how many."""
-        wanted, because = _unfinished(self._registry, status, type, queue, tags), _reason(reason)
+        wanted, because = check_unfinished(**self._pick(status, type, queue, tags)), check_reason(reason)
         return self._run(lambda: operations.cancel_all(self._sql, wanted, because))
 
     def run_now(self, task: Task[R]) -> R:
@@ -289,19 +273,19 @@ class Queue(_Client):
 
     def _enqueue_own(self, request: Request) -> Inserted:
         try:
-            return self._perform(
+            return self._pool.perform(
                 lambda repeated: operations.enqueue(self._sql, request, repeated=repeated),
-                atomic=lambda repeated: operations.is_atomic(request, repeated=repeated),
+                needs_transaction=lambda repeated: operations.is_atomic(request, repeated=repeated),
             )
         except AlreadyEnqueued:
             return Inserted(request.id, request.queue, created=True)
 
     def _enqueue_many_own(self, requests: Sequence[Request]) -> builtins.list[Inserted]:
         try:
-            return self._perform(
+            return self._pool.perform(
                 lambda repeated: operations.enqueue_many(self._sql, requests, repeated=repeated),
-                atomic=lambda repeated: True,
-                repeatable=operations.is_repeatable(requests),
+                needs_transaction=lambda repeated: True,
+                is_repeatable=operations.is_repeatable(requests),
             )
         except AlreadyEnqueued:
             return [Inserted(request.id, request.queue, created=True) for request in requests]
@@ -310,43 +294,12 @@ class Queue(_Client):
         with _joined(connection):
             return run(connection, operations.enqueue(self._sql, request))
 
-    def _perform(
-        self,
-        operation: Callable[[bool], Operation[RV]],
-        *,
-        atomic: Callable[[bool], bool] = lambda repeated: False,
-        repeatable: bool = True,
-    ) -> RV:
-        """Drive an operation over a connection of the pool, and again over another one if that is lost.
-
-        `operation` and `atomic` (does it need a transaction?) are asked anew each time, with whether an attempt may have
-        committed before. Not `repeatable`: only what is known to have been rolled back is done again.
-        """
-        patience, repeated = Patience(), False
-        while True:
-            try:
-                with self._connection() as connection:
-                    if not atomic(repeated):
-                        return run(connection, operation(repeated))
-                    with connection.transaction():
-                        return run(connection, operation(repeated))
-            except (psycopg.Error, DatabaseUnavailable) as error:
-                repeated = _is_repeated(error, repeated, repeatable)
-                pause = patience.pause_after(error)
-            time.sleep(pause)
-
-    @contextmanager
-    def _connection(self) -> Iterator[Connection]:
-        pool = self._opened()
-        with ExitStack() as stack:
-            try:
-                connection = stack.enter_context(pool.connection())
-            except PoolTimeout as error:
-                raise _exhausted(self._pool_size) from error
-            yield connection
+    def _connection(self) -> AbstractContextManager[Connection]:
+        return self._pool.connection()
 
     def _run(self, operation: Callable[[], Operation[RV]]) -> RV:
-        return self._perform(lambda repeated: operation())
+        """What may be done again as it is: reading, above all."""
+        return self._pool.perform(lambda repeated: operation())
 
 
 class AsyncQueue(_Client):
@@ -354,6 +307,18 @@ class AsyncQueue(_Client):
 
     Belongs to one event loop.
     """
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        schema: str | None = None,
+        pool_size: int = POOL_SIZE_DEFAULT,
+        settings: Settings | None = None,
+        registry: Registry | None = None,
+    ) -> None:
+        super().__init__(dsn, schema=schema, pool_size=pool_size, settings=settings, registry=registry)
+        self._pool = AsyncPool(self._home.dsn, self._pool_size)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -363,38 +328,13 @@ class AsyncQueue(_Client):
         await self.close()
 
     async def open(self) -> None:
-        """Find the server and open the pool. Called by the first use; raises DatabaseUnavailable, at once, when nobody answers."""
-        await self._opened()
-
-    async def _opened(self) -> AsyncConnectionPool[AsyncConnection]:
-        shared = self._shared
-        if shared.pool is None:
-            async with shared.async_lock:
-                if shared.pool is None:
-                    shared.pool = await self._open_pool()
-        result: AsyncConnectionPool[AsyncConnection] = shared.pool
-        return result
-
-    async def _open_pool(self) -> AsyncConnectionPool[AsyncConnection]:
-        # An embedded server takes seconds to start: not on the loop.
-        parameters = connection_parameters(await asyncio.to_thread(lambda: self.dsn))
-        try:
-            await (await AsyncConnection.connect(**parameters)).close()  # a pool does not say why it cannot connect
-        except psycopg.OperationalError as error:
-            raise unavailable(error) from error
-        pool: AsyncConnectionPool[AsyncConnection] = AsyncConnectionPool(
-            connection_class=AsyncConnection, **_pool_arguments(parameters, self._pool_size)
-        )
-        await pool.open()
-        return pool
+        """Find the server and open the pool. Done by the first use; raises DatabaseUnavailable at once when nobody answers."""
+        await self._pool.open()
 
     async def close(self) -> None:
         """Close the connections, and let go of an embedded server. Tasks are not touched."""
-        async with self._shared.async_lock:
-            pool, self._shared.pool = self._shared.pool, None
-            if pool is not None:
-                await pool.close()
-            self._let_go()
+        await self._pool.close()
+        self._home.leave()
 
     async def migrate(self) -> None:
         """Create the schema, or bring it up to this version. Safe while runners run, and in several processes at once."""
@@ -467,27 +407,28 @@ class AsyncQueue(_Client):
         cursor: str | None = None,
     ) -> TaskPage:
         """Tasks that match, newest first, a page of up to 1,000. `cursor` is that of the page before."""
-        page = _page(self._registry, status, type, queue, tags, created_after, limit, cursor)
-        return await self._run(lambda: operations.list_tasks(self._sql, **page))
+        wanted = check_filter(**self._pick(status, type, queue, tags))
+        page = check_page(wanted, created_after=created_after, limit=limit, cursor=cursor)
+        return await self._run(lambda: operations.list_tasks(self._sql, page))
 
     async def depth(self, queue: str | None = None) -> int:
         """How many tasks are ready to run, in one queue or in all; counted exactly."""
-        name = _queue_name(queue)
+        name = check_queue(queue)
         return await self._run(lambda: operations.depth(self._sql, name))
 
     async def counts(self, queue: str | None = None) -> dict[str, dict[Status, int]]:
         """Unfinished and dead tasks by queue and status. Finished ones are not counted: the cost does not grow with history."""
-        name = _queue_name(queue)
+        name = check_queue(queue)
         return await self._run(lambda: operations.counts(self._sql, name))
 
     async def cancel(self, task: AsyncTaskHandle[Any] | uuid.UUID | str, reason: str | None = None) -> bool:
         """Cancel a waiting task at once, or ask a running one to stop. False: it has ended. Raises TaskNotFound."""
-        task_id, because = _id(task), _reason(reason)
+        task_id, because = _id(task), check_reason(reason)
         if isinstance(task, AsyncTaskHandle):
             queue = task.queue_name
         else:
             queue = _found(await self._run(lambda: operations.get(self._sql, task_id)), task_id).queue
-        return await self._perform(lambda repeated: operations.cancel(self._sql, queue, task_id, because, repeated=repeated))
+        return await self._pool.perform(lambda repeated: operations.cancel(self._sql, queue, task_id, because, repeated=repeated))
 
     async def cancel_all(
         self,
@@ -499,7 +440,7 @@ class AsyncQueue(_Client):
         reason: str | None = None,
     ) -> int:
         """Cancel every unfinished task that matches and was there when the call began; running ones are asked. Returns how many."""
-        wanted, because = _unfinished(self._registry, status, type, queue, tags), _reason(reason)
+        wanted, because = check_unfinished(**self._pick(status, type, queue, tags)), check_reason(reason)
         return await self._run(lambda: operations.cancel_all(self._sql, wanted, because))
 
     async def run_now(self, task: Task[R]) -> R:
@@ -511,19 +452,19 @@ class AsyncQueue(_Client):
 
     async def _enqueue_own(self, request: Request) -> Inserted:
         try:
-            return await self._perform(
+            return await self._pool.perform(
                 lambda repeated: operations.enqueue(self._sql, request, repeated=repeated),
-                atomic=lambda repeated: operations.is_atomic(request, repeated=repeated),
+                needs_transaction=lambda repeated: operations.is_atomic(request, repeated=repeated),
             )
         except AlreadyEnqueued:
             return Inserted(request.id, request.queue, created=True)
 
     async def _enqueue_many_own(self, requests: Sequence[Request]) -> builtins.list[Inserted]:
         try:
-            return await self._perform(
+            return await self._pool.perform(
                 lambda repeated: operations.enqueue_many(self._sql, requests, repeated=repeated),
-                atomic=lambda repeated: True,
-                repeatable=operations.is_repeatable(requests),
+                needs_transaction=lambda repeated: True,
+                is_repeatable=operations.is_repeatable(requests),
             )
         except AlreadyEnqueued:
             return [Inserted(request.id, request.queue, created=True) for request in requests]
@@ -532,43 +473,12 @@ class AsyncQueue(_Client):
         async with _ajoined(connection):
             return await arun(connection, operations.enqueue(self._sql, request))
 
-    async def _perform(
-        self,
-        operation: Callable[[bool], Operation[RV]],
-        *,
-        atomic: Callable[[bool], bool] = lambda repeated: False,
-        repeatable: bool = True,
-    ) -> RV:
-        """Drive an operation over a connection of the pool, and again over another one if that is lost.
-
-        `operation` and `atomic` (does it need a transaction?) are asked anew each time, with whether an attempt may have
-        committed before. Not `repeatable`: only what is known to have been rolled back is done again.
-        """
-        patience, repeated = Patience(), False
-        while True:
-            try:
-                async with self._connection() as connection:
-                    if not atomic(repeated):
-                        return await arun(connection, operation(repeated))
-                    async with connection.transaction():
-                        return await arun(connection, operation(repeated))
-            except (psycopg.Error, DatabaseUnavailable) as error:
-                repeated = _is_repeated(error, repeated, repeatable)
-                pause = patience.pause_after(error)
-            await asyncio.sleep(pause)
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
-        pool = await self._opened()
-        async with AsyncExitStack() as stack:
-            try:
-                connection = await stack.enter_async_context(pool.connection())
-            except PoolTimeout as error:
-                raise _exhausted(self._pool_size) from error
-            yield connection
+    def _connection(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._pool.connection()
 
     async def _run(self, operation: Callable[[], Operation[RV]]) -> RV:
-        return await self._perform(lambda repeated: operation())
+        """What may be done again as it is: reading, above all."""
+        return await self._pool.perform(lambda repeated: operation())
 
 
 @contextmanager
@@ -607,99 +517,17 @@ async def _ajoined(connection: Any) -> AsyncIterator[None]:
         yield
 
 
-def _pool_arguments(parameters: dict[str, Any], size: int) -> dict[str, Any]:
-    kwargs = dict(parameters)
-    return {
-        "conninfo": kwargs.pop("conninfo"),
-        "kwargs": kwargs,
-        "min_size": min(1, size - 1),
-        "max_size": size,
-        "timeout": POOL_TIMEOUT_SECONDS,
-        "open": False,
-        "name": "pgqueue",
-    }
+def _checked_size(pool_size: object) -> int:
+    if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
+        raise ConfigurationError(f"pool_size takes 1 or more, not {pool_size!r}")
+    return pool_size
 
 
-def _exhausted(pool_size: int) -> DatabaseUnavailable:
-    return DatabaseUnavailable(
-        f"no connection within {POOL_TIMEOUT_SECONDS:g} s: PostgreSQL does not answer, or all {pool_size} connections of this "
-        "client are busy (pool_size=)"
-    )
-
-
-def _is_repeated(error: BaseException, repeated: bool, repeatable: bool) -> bool:
-    """Whether an attempt may have committed. Raises what leaves that open where it must not be repeated."""
-    if is_rolled_back(error):
-        return repeated
-    if not repeatable and is_lost(error):
-        raise unavailable(error) from error
-    return True
-
-
-def _id(task: Any) -> uuid.UUID:
-    value = task.id if isinstance(task, TaskHandle | AsyncTaskHandle | TaskRecord) else task
-    try:
-        return value if isinstance(value, uuid.UUID) else uuid.UUID(value)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"{value!r:.200} is no task id: it takes a UUID or a handle") from error
+def _id(task: object) -> uuid.UUID:
+    return check_id(task.id if isinstance(task, TaskHandle | AsyncTaskHandle | TaskRecord) else task)
 
 
 def _found(record: TaskRecord | None, task_id: uuid.UUID) -> TaskRecord:
     if record is None:
         raise TaskNotFound(f"task {task_id} is not stored")
     return record
-
-
-def _statuses(status: Status | str | Iterable[Status | str] | None) -> tuple[Status, ...] | None:
-    if status is None:
-        return None
-    try:
-        return tuple(Status(one) for one in ([status] if isinstance(status, str) else status))
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"{error}; a status is one of {', '.join(Status)}") from error
-
-
-def _queue_name(queue: str | None) -> str | None:
-    return None if queue is None else check_name(queue, "queue")
-
-
-def _reason(reason: str | None) -> str | None:
-    return None if reason is None else check_text(reason, "reason", limit=REASON_MAX)
-
-
-def _canonical(registry: Registry, type: str | None) -> str | None:
-    if type is None:
-        return None
-    known = registry.find(type)
-    return check_name(type, "type") if known is None else known.name
-
-
-def _filter(registry: Registry, status: Any, type: str | None, queue: str | None, tags: Sequence[str] | None) -> Filter:
-    return Filter(_statuses(status), _queue_name(queue), _canonical(registry, type), None if tags is None else check_tags(tags))
-
-
-def _unfinished(registry: Registry, status: Any, type: str | None, queue: str | None, tags: Sequence[str] | None) -> Filter:
-    wanted = tuple(sorted(UNFINISHED)) if status is None else _statuses(status) or ()
-    if ended := [one for one in wanted if one not in UNFINISHED]:
-        raise ConfigurationError(f"cancel_all takes unfinished statuses ({', '.join(sorted(UNFINISHED))}), not {ended[0]}")
-    return _filter(registry, wanted, type, queue, tags)
-
-
-def _page(
-    registry: Registry,
-    status: Any,
-    type: str | None,
-    queue: str | None,
-    tags: Sequence[str] | None,
-    created_after: datetime | None,
-    limit: int,
-    cursor: str | None,
-) -> dict[str, Any]:
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_MAX:
-        raise ConfigurationError(f"limit takes 1 to {PAGE_MAX}, not {limit!r}")
-    return {
-        "wanted": _filter(registry, status, type, queue, tags),
-        "created_after": None if created_after is None else check_instant(created_after, "created_after"),
-        "limit": limit,
-        "before": None if cursor is None else _id(cursor),
-    }

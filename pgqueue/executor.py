@@ -151,6 +151,11 @@ class Executor:
             return conclude(task_type, task, context, self._explain(attempt, error), random=self._random)
         return succeed(task_type, task, context, result, limit=self._result_bytes_max, random=self._random)
 
+    def escaped(self, attempt: Attempt, error: BaseException) -> Outcome:
+        """What came out beside `execute`: a GeneratorExit that user code met in a future closes every coroutine around it."""
+        failure = describe(error)
+        return attempt.stopped_for or Outcome(Verdict.DEAD, reason=f"{failure.error_type}: {failure.error}", failure=failure)
+
     async def _run(self, task_type: TaskType[Any], task: Task[Any], context: Context, limit: float | None) -> Any:
         if task_type.execution == "async":
             if limit is None:

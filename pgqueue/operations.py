@@ -13,6 +13,7 @@ from typing import Any
 
 from pgqueue.database import Operation
 from pgqueue.errors import EnqueueConflict, TaskNotFound
+from pgqueue.filters import Filter, Page
 from pgqueue.records import AttemptRecord, TaskPage, TaskRecord
 from pgqueue.requests import Request
 from pgqueue.statements import Copy, Statements
@@ -294,24 +295,6 @@ def cancel(sql: Statements, queue: str, task_id: uuid.UUID, reason: str | None, 
     raise EnqueueConflict(f"task {task_id} moved {CONFLICT_TRIES_MAX} times while it was to be cancelled: cancel again")
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which tasks are meant; None means any."""
-
-    statuses: tuple[Status, ...] | None = None
-    queue: str | None = None
-    type: str | None = None
-    tags: tuple[str, ...] | None = None
-
-    def parameters(self) -> dict[str, Any]:
-        return {
-            "statuses": None if self.statuses is None else [status.value for status in self.statuses],
-            "queue": self.queue,
-            "type": self.type,
-            "tags": None if self.tags is None else list(self.tags),
-        }
-
-
 def cancel_all(sql: Statements, wanted: Filter, reason: str | None) -> Operation[int]:
     """Cancel what waits and ask for what runs, in batches of 1,000, each a transaction of its own. Returns how many."""
     started_at = (yield sql.clock())[0][0]
@@ -337,13 +320,12 @@ def attempts(sql: Statements, task_id: uuid.UUID) -> Operation[list[AttemptRecor
     return [AttemptRecord(*row) for row in rows]
 
 
-def list_tasks(
-    sql: Statements, wanted: Filter, *, created_after: datetime | None, limit: int, before: uuid.UUID | None
-) -> Operation[TaskPage]:
+def list_tasks(sql: Statements, page: Page) -> Operation[TaskPage]:
     """One page. One row more than the limit is read, to know whether there is a next page."""
-    rows = yield sql.list(**wanted.parameters(), created_after=created_after, limit=limit + 1, before=before)
-    records = tuple(TaskRecord.from_row(row) for row in rows[:limit])
-    return TaskPage(records, str(records[-1].id) if len(rows) > limit else None)
+    parameters = {**page.wanted.parameters(), "created_after": page.created_after, "before": page.before}
+    rows = yield sql.list(**parameters, limit=page.limit + 1)
+    records = tuple(TaskRecord.from_row(row) for row in rows[: page.limit])
+    return TaskPage(records, str(records[-1].id) if len(rows) > page.limit else None)
 
 
 def depth(sql: Statements, queue: str | None) -> Operation[int]:

@@ -147,7 +147,10 @@ class Slots:
 
     async def _run(self, attempt: Attempt) -> None:
         """One attempt in an empty context of its own, so that no variable leaks from one task to the next."""
-        outcome = await self._executor.execute(attempt)
+        try:
+            outcome = await self._executor.execute(attempt)
+        except BaseException as error:
+            outcome = self._executor.escaped(attempt, error)
         claimed = attempt.claimed
         del self._active[claimed]
         self._prefetch.observe_duration(time.perf_counter() - attempt.started_at)

@@ -39,10 +39,13 @@ class Threads:
         self._make_room()
         self._work.put(job)
         try:
-            return await job.future
+            await job.future
         except asyncio.CancelledError:
             self._abandon(job)
             raise
+        if job.error is not None:
+            raise job.error
+        return job.result
 
     def close(self) -> None:
         """Let idle threads end. Busy ones end with their work, or with the program."""
@@ -121,7 +124,7 @@ class _Job:
         self,
         function: Callable[[], Any],
         context: contextvars.Context,
-        future: asyncio.Future[Any],
+        future: asyncio.Future[None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.function = function
@@ -139,11 +142,6 @@ class _Job:
             self.error = error
 
     def deliver(self) -> None:
-        if self.future.done():
-            return
-        if self.error is None:
-            self.future.set_result(self.result)
-        elif isinstance(self.error, StopIteration):
-            self.future.set_exception(RuntimeError("StopIteration was raised by a task"))
-        else:
-            self.future.set_exception(self.error)
+        # The error does not travel in the future: a GeneratorExit or StopIteration from there means something else to a coroutine.
+        if not self.future.done():
+            self.future.set_result(None)

@@ -208,7 +208,7 @@ class Runner:
             await asyncio.wait([idle, hurried], timeout=left, return_when=asyncio.FIRST_COMPLETED)
             hurried.cancel()
             self._hurried.clear()
-        if not idle.done():
+        if engine.slots.active_count:
             logger.warning("interrupting %s tasks; they go back without spending an attempt", engine.slots.interrupt())
             await asyncio.wait([idle], timeout=FLUSH_SECONDS_MAX)
         idle.cancel()

@@ -1,4 +1,4 @@
-"""The command line and the doors, as processes on a real database: what they print, what they refuse, and with which exit code."""
+"""The command line and the doors, as processes on a real database: what they print, what they refuse, with which exit code."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from pydantic import Field
 
 from pgqueue import Queue, Task, task
 from pgqueue.cli import fields
@@ -305,8 +306,8 @@ def test_fields_are_read_as_what_they_are() -> None:
         due: date | None = None
         count: int = 0
         urgent: bool = False
-        names: list[str] = []
-        extra: dict[str, int] = {}
+        names: list[str] = Field(default_factory=list)
+        extra: dict[str, int] = Field(default_factory=dict)
 
         async def run(self) -> None: ...
 

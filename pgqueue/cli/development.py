@@ -69,8 +69,12 @@ class Development:
         if server.embedded is None:
             self._say_where(server.notice)
         try:
-            async with AsyncQueue(server.dsn, settings=self._settings) as queue:
+            # Opened by its first use: the runner is the one that waits for a server which is not there yet.
+            queue = AsyncQueue(server.dsn, settings=self._settings)
+            try:
                 await self._work(queue)
+            finally:
+                await queue.close()
         finally:
             await asyncio.to_thread(server.close)
 

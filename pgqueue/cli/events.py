@@ -75,9 +75,12 @@ def settled(settlement: Settlement, *, is_ours: bool, took: timedelta | None) ->
 
 def fired(slot: Fired) -> Line:
     """A schedule's slot that was due."""
-    if slot.task_id is None:
-        return Line("⟳", "bright_black", slot.type, "skipped", detail=slot.reason or "")
     return Line("⟳", "bright_black", slot.type, "due", str(slot.task_id))
+
+
+def skipped(name: str, reason: str, count: int) -> Line:
+    """Slots that came to nothing; a computer that slept for a night has missed thousands."""
+    return Line("⟳", "bright_black", name, "skipped", detail=f"{count:,} {'slot' if count == 1 else 'slots'}: {reason}")
 
 
 def enqueued(event: Enqueued) -> Line:
@@ -128,7 +131,7 @@ def render(line: Line, *, type_width: int, width: int) -> Text:
 
 def _reason(outcome: Outcome) -> str:
     if outcome.failure is not None:
-        return f"{outcome.failure.error_type}: {outcome.failure.error}"
+        return f"{outcome.failure.error_type.rpartition('.')[2]}: {outcome.failure.error}"
     return outcome.reason or ""
 
 

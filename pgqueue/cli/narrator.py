@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -47,9 +48,10 @@ class Narrator:
         self.console = Console(highlight=False)
         if not self.console.is_terminal:
             self.console.width = PIPE_WIDTH
-        self._type_width = min(events.TYPE_WIDTH_MAX, max((len(name) for name in type_names), default=8))
+        self._type_width = min(events.TYPE_WIDTH_MAX, max(10, *map(len, type_names)))
         self._notes: deque[Callable[[], Line]] = deque()
         self._dropped = 0
+        self._skipped: Counter[tuple[str, str]] = Counter()
         self._running: dict[tuple[str, str], tuple[str, float]] = {}
         self._live: Live | None = None
         self._summary_at = time.monotonic() + SUMMARY_SECONDS
@@ -76,7 +78,10 @@ class Narrator:
             self._note(lambda: events.settled(settlement, is_ours=is_ours, took=took))
 
     def fired(self, slot: Fired) -> None:
-        self._note(lambda: events.fired(slot))
+        if slot.task_id is None:
+            self._skipped[slot.type, slot.reason or ""] += 1
+        else:
+            self._note(lambda: events.fired(slot))
 
     def enqueued(self, event: Enqueued) -> None:
         self._note(lambda: events.enqueued(event))
@@ -124,6 +129,9 @@ class Narrator:
 
     def tick(self) -> None:
         """Write down what was noted since the last tick. Called several times a second, on one thread."""
+        for (name, reason), count in self._skipped.items():
+            self._note(partial(events.skipped, name, reason, count))
+        self._skipped.clear()
         for _ in range(min(len(self._notes), LINES_PER_TICK)):
             line = self._notes.popleft()()
             self.console.print(events.render(line, type_width=self._type_width, width=self.console.width), soft_wrap=True)

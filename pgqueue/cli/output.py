@@ -82,14 +82,16 @@ def pretty_json(value: Any) -> str:
 
 
 def brief(length: timedelta) -> str:
-    """A length of time in a few characters, by its largest unit: `0.4s`, `45s`, `12m`, `3h`, `2d`. Never negative."""
+    """A length of time in a few characters, by its largest units: `0.4s`, `45s`, `1m30s`, `12m`, `3h`, `2d`. Never negative."""
     seconds = max(0.0, length.total_seconds())
     if seconds < 9.95:
         return f"{seconds:.1f}s"
-    for unit, size, limit in (("s", 1, 120), ("m", 60, 120), ("h", 3600, 48)):
-        if seconds / size < limit:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{seconds / 86400:.0f}d"
+    if seconds < 59.5:
+        return f"{seconds:.0f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02}s" if rest and minutes < 10 else f"{minutes}m"
+    return f"{minutes / 60:.0f}h" if minutes < 48 * 60 else f"{minutes / 1440:.0f}d"
 
 
 def precise(length: timedelta) -> str:

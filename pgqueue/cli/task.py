@@ -133,7 +133,7 @@ def enqueue(
     schema: Schema = None,
     json: Json = False,
 ) -> None:
-    """Enqueue a task. Its fields are flags; one that is called like an option above goes after [bold]--[/bold].
+    """Enqueue a task. Its fields are flags; one that is called like an option below goes after [bold]--[/bold].
 
     Example: [bold]pgqueue task enqueue SendEmail --to ann@example.com --subject "Hello there" --delay 5m[/bold]
 
@@ -164,7 +164,7 @@ def enqueue(
 def run(context: typer.Context, type: TypeName, payload: Payload = None, tasks: Tasks = None, json: Json = False) -> None:
     """Run a task here and now, without a database, and print its result. Exits with 1 if it raises.
 
-    Its fields are flags; one that is called like an option above goes after [bold]--[/bold].
+    Its fields are flags; one that is called like an option below goes after [bold]--[/bold].
 
     Example: [bold]pgqueue task run HelloWorld --name "Tom Jones" --url=a?b=1[/bold]
     """

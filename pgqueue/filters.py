@@ -1,0 +1,119 @@
+"""Which tasks a reader or a bulk cancel means: checked before anything is sent. Ground: pure."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pgqueue.errors import ConfigurationError
+from pgqueue.registry import Registry
+from pgqueue.requests import REASON_MAX, check_instant, check_name, check_tags, check_text
+from pgqueue.states import UNFINISHED, Status
+
+PAGE_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which tasks are meant; None means any."""
+
+    statuses: tuple[Status, ...] | None = None
+    queue: str | None = None
+    type: str | None = None
+    tags: tuple[str, ...] | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """As the statements name them."""
+        return {
+            "statuses": None if self.statuses is None else [status.value for status in self.statuses],
+            "queue": self.queue,
+            "type": self.type,
+            "tags": None if self.tags is None else list(self.tags),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which part of the tasks that match: those with ids below `before`, `limit` of them."""
+
+    wanted: Filter
+    created_after: datetime | None
+    limit: int
+    before: uuid.UUID | None
+
+
+def check_filter(
+    registry: Registry,
+    *,
+    status: Status | str | Iterable[Status | str] | None,
+    type: str | None,
+    queue: str | None,
+    tags: Sequence[str] | None,
+) -> Filter:
+    """A type's name is made canonical where the program knows it. Raises ConfigurationError."""
+    return Filter(
+        statuses=None if status is None else _statuses(status),
+        queue=check_queue(queue),
+        type=None if type is None else _canonical(registry, type),
+        tags=None if tags is None else check_tags(tags),
+    )
+
+
+def check_unfinished(
+    registry: Registry,
+    *,
+    status: Status | str | Iterable[Status | str] | None,
+    type: str | None,
+    queue: str | None,
+    tags: Sequence[str] | None,
+) -> Filter:
+    """The same for what can still be cancelled; None means every unfinished status."""
+    wanted = check_filter(registry, status=UNFINISHED if status is None else status, type=type, queue=queue, tags=tags)
+    if ended := [one for one in wanted.statuses or () if one not in UNFINISHED]:
+        raise ConfigurationError(f"cancel_all takes unfinished statuses ({', '.join(sorted(UNFINISHED))}), not {ended[0]}")
+    return wanted
+
+
+def check_page(wanted: Filter, *, created_after: datetime | None, limit: object, cursor: str | None) -> Page:
+    """Raises ConfigurationError."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_MAX:
+        raise ConfigurationError(f"limit takes 1 to {PAGE_MAX}, not {limit!r}")
+    return Page(
+        wanted=wanted,
+        created_after=None if created_after is None else check_instant(created_after, "created_after"),
+        limit=limit,
+        before=None if cursor is None else check_id(cursor),
+    )
+
+
+def check_id(value: object) -> uuid.UUID:
+    """A task's id, as a UUID or as text."""
+    try:
+        return value if isinstance(value, uuid.UUID) else uuid.UUID(value)  # type: ignore[arg-type]  # refused below
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"{value!r:.200} is no task id: it takes a UUID or a handle") from error
+
+
+def check_queue(queue: str | None) -> str | None:
+    """None means all queues."""
+    return None if queue is None else check_name(queue, "queue")
+
+
+def check_reason(reason: str | None) -> str | None:
+    """Why something was cancelled, for people."""
+    return None if reason is None else check_text(reason, "reason", limit=REASON_MAX)
+
+
+def _statuses(status: Status | str | Iterable[Status | str]) -> tuple[Status, ...]:
+    try:
+        return tuple(sorted({Status(one) for one in ([status] if isinstance(status, str) else status)}))
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{error}; a status is one of {', '.join(Status)}") from error
+
+
+def _canonical(registry: Registry, type: str) -> str:
+    known = registry.find(type)
+    return check_name(type, "type") if known is None else known.name
