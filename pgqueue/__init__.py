@@ -1,7 +1,4 @@
-"""pgqueue: a task queue on PostgreSQL. Tasks are classes, claimed with FOR UPDATE SKIP LOCKED; a scheduler inserts recurring ones.
-
-    from pgqueue import Queue, Task, task
-"""
+"""pgqueue: a task queue on PostgreSQL. Tasks are classes, claimed with FOR UPDATE SKIP LOCKED; schedules insert recurring ones."""
 
 from __future__ import annotations
 
@@ -55,11 +52,12 @@ _LAZY = {
 }
 
 __all__ = [
-    "AsyncQueue", "AsyncTaskHandle", "AttemptRecord", "Cancel", "ConfigurationError", "Context", "DatabaseUnavailable", "DiscoveryError",
-    "EmbeddedError", "EnqueueConflict", "Ignore", "LeaseLost", "Observer", "PayloadError", "PgQueueError", "Queue", "ResultTimeout", "Retry",
-    "RetryIn", "Runner", "RunnerStats", "Scheduler", "SchemaError", "Settings", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead",
-    "TaskDeleted", "TaskFinished", "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique",
-    "UnknownTask", "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
+    "AsyncQueue", "AsyncTaskHandle", "AttemptRecord", "Cancel", "ConfigurationError", "Context", "DatabaseUnavailable",
+    "DiscoveryError", "EmbeddedError", "EnqueueConflict", "Ignore", "LeaseLost", "Observer", "PayloadError",
+    "PgQueueError", "Queue", "ResultTimeout", "Retry", "RetryIn", "Runner", "RunnerStats", "Scheduler", "SchemaError",
+    "Settings", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead", "TaskDeleted", "TaskFinished", "TaskHandle",
+    "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique", "UnknownTask",
+    "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
 ]  # fmt: skip
 
 

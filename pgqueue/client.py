@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from copy import copy
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import psycopg
 from psycopg import pq
@@ -45,6 +45,7 @@ __all__ = ["AsyncQueue", "AsyncTaskHandle", "Queue", "TaskHandle"]
 
 R = TypeVar("R")
 RV = TypeVar("RV")
+P = TypeVar("P", Pool, AsyncPool)
 
 POOL_SIZE_DEFAULT = 4
 
@@ -73,8 +74,10 @@ class _Home:
                 server.close()
 
 
-class _Client:
-    """What both clients are made of: settings, statements, the registry, and the server once it is found."""
+class _Client(Generic[P]):
+    """What both clients are made of: settings, statements, the registry, and the way to the server."""
+
+    _pool_type: type[P]
 
     def __init__(
         self,
@@ -87,10 +90,10 @@ class _Client:
     ) -> None:
         self.settings = load(schema=schema) if settings is None else settings
         self.schema = self.settings.db_schema if schema is None else schema
-        self._pool_size = _checked_size(pool_size)
         self._registry = default_registry if registry is None else registry
         self._sql = statements(self.schema)
         self._home = _Home(dsn, self.settings)
+        self._pool: P = self._pool_type(self._home.dsn, _checked_size(pool_size))
         self._bound: Any = None
 
     @property
@@ -116,23 +119,13 @@ class _Client:
         return {"registry": self._registry, "status": status, "type": type, "queue": queue, "tags": tags}
 
 
-class Queue(_Client):
+class Queue(_Client[Pool]):
     """The blocking client. `with Queue() as queue:` uses DATABASE_URL, else the embedded PostgreSQL, and says which.
 
     Safe to share between threads; opens its connections (`pool_size` at most) when first used.
     """
 
-    def __init__(
-        self,
-        dsn: str | None = None,
-        *,
-        schema: str | None = None,
-        pool_size: int = POOL_SIZE_DEFAULT,
-        settings: Settings | None = None,
-        registry: Registry | None = None,
-    ) -> None:
-        super().__init__(dsn, schema=schema, pool_size=pool_size, settings=settings, registry=registry)
-        self._pool = Pool(self._home.dsn, self._pool_size)
+    _pool_type = Pool
 
     def __enter__(self) -> Self:
         self.open()
@@ -162,7 +155,7 @@ class Queue(_Client):
         """Insert a task; higher `priority` runs first, within one priority the earlier maturity, then the earlier id.
 
         delay (from now) or at (an aware datetime); expires: not started by then, it is cancelled; unique, idempotency_key: a
-        duplicate gives the existing task's handle with `created` False; timeout, retry, priority, queue, tags override the type's.
+        duplicate gives the existing task's handle with `created` False; timeout, retry, priority, queue, tags override the type.
         With `connection` (psycopg) it joins that transaction and never commits; without, it has committed when it returns.
         Raises ConfigurationError, PayloadError, EnqueueConflict, SchemaError, DatabaseUnavailable.
         """
@@ -260,7 +253,7 @@ class Queue(_Client):
         tags: Sequence[str] | None = None,
         reason: str | None = None,
     ) -> int:
-        """Cancel every unfinished task that matches and was there when the call began; running ones are asked. Returns how many."""
+        """Cancel every unfinished task that matches and was there at the call; running ones are asked. Returns how many."""
         wanted, because = check_unfinished(**self._pick(status, type, queue, tags)), check_reason(reason)
         return self._run(lambda: operations.cancel_all(self._sql, wanted, because))
 
@@ -302,23 +295,13 @@ class Queue(_Client):
         return self._pool.perform(lambda repeated: operation())
 
 
-class AsyncQueue(_Client):
+class AsyncQueue(_Client[AsyncPool]):
     """The asyncio client: the same methods as `Queue`, awaitable. `async with AsyncQueue() as queue:`.
 
     Belongs to one event loop.
     """
 
-    def __init__(
-        self,
-        dsn: str | None = None,
-        *,
-        schema: str | None = None,
-        pool_size: int = POOL_SIZE_DEFAULT,
-        settings: Settings | None = None,
-        registry: Registry | None = None,
-    ) -> None:
-        super().__init__(dsn, schema=schema, pool_size=pool_size, settings=settings, registry=registry)
-        self._pool = AsyncPool(self._home.dsn, self._pool_size)
+    _pool_type = AsyncPool
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -439,7 +422,7 @@ class AsyncQueue(_Client):
         tags: Sequence[str] | None = None,
         reason: str | None = None,
     ) -> int:
-        """Cancel every unfinished task that matches and was there when the call began; running ones are asked. Returns how many."""
+        """Cancel every unfinished task that matches and was there at the call; running ones are asked. Returns how many."""
         wanted, because = check_unfinished(**self._pick(status, type, queue, tags)), check_reason(reason)
         return await self._run(lambda: operations.cancel_all(self._sql, wanted, because))
 

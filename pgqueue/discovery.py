@@ -27,7 +27,10 @@ def discover(modules: Iterable[str] = (), *, known: Registry = registry) -> list
     for name in named or [DEFAULT_PACKAGE] * (importlib.util.find_spec(DEFAULT_PACKAGE) is not None):
         _import_all(name)
     if not len(known):
-        looked = f"in {', '.join(named)}" if named else f"and there is no package `{DEFAULT_PACKAGE}` here"
+        has_package = importlib.util.find_spec(DEFAULT_PACKAGE) is not None
+        looked = f"in {', '.join(named or [DEFAULT_PACKAGE])}"
+        if not named and not has_package:
+            looked = f"and there is no package `{DEFAULT_PACKAGE}` here"
         raise DiscoveryError(f"no tasks were found {looked}: name the modules that define them, e.g. --tasks myapp.tasks")
     return known.names()
 
@@ -41,11 +44,14 @@ def _import_all(name: str) -> None:
 
 
 def _import(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise DiscoveryError(f"{name!r} is no module: it takes a dotted name such as myapp.tasks")
     try:
         return importlib.import_module(name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and name.startswith(error.name):
-            raise DiscoveryError(f"there is no module {error.name!r} (looked for {name!r} from {Path.cwd()})") from error
+    except (Exception, SystemExit) as error:  # a script without a main guard may exit
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and (name == missing or name.startswith(f"{missing}.")):
+            raise DiscoveryError(f"there is no module {missing!r} (looked for {name!r} from {Path.cwd()})") from error
         raise DiscoveryError(f"the module {name!r} could not be imported: {type(error).__name__}: {error}") from error
 
 

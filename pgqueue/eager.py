@@ -7,15 +7,18 @@ import inspect
 import os
 import uuid
 from collections.abc import Mapping
-from datetime import datetime, timezone
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from pgqueue import payload
 from pgqueue.context import Claimed, Context
-from pgqueue.errors import PgQueueError
+from pgqueue.errors import ConfigurationError, PayloadError, PgQueueError
 from pgqueue.preparation import new_id
 from pgqueue.registry import running_context, type_of
 from pgqueue.task import Task, attach
+
+if TYPE_CHECKING:
+    from pgqueue.client import AsyncQueue, Queue
 
 
 class _EagerServices:
@@ -24,52 +27,100 @@ class _EagerServices:
     runner_id = uuid.UUID(int=os.getpid())
     resources: Mapping[str, Any] = {}
 
-    def __init__(self, queue: Any) -> None:
-        self._queue = queue
+    def __init__(self, own: Queue | AsyncQueue, *, is_async: bool) -> None:
+        self._own = own
+        self._is_async = is_async
+        self._other: Queue | AsyncQueue | None = None
 
     def transaction(self, context: Context, connection: Any) -> Any:
-        raise PgQueueError("run_now runs without the database, so context.transaction() has no completion to commit: enqueue the task instead")
+        raise PgQueueError(
+            "run_now runs without the database, so context.transaction() has no completion to commit: enqueue the task instead"
+        )
 
-    def queue_of(self, context: Context) -> Any:
-        return self._queue
+    def queue_of(self, context: Context) -> Queue | AsyncQueue:
+        """A client of the kind the task is: the caller's own, else a second one, opened when a task asks for it."""
+        from pgqueue.client import AsyncQueue, Queue
+
+        kind = AsyncQueue if self._is_async else Queue
+        if isinstance(self._own, kind):
+            return self._own
+        if self._other is None:
+            own = self._own
+            self._other = kind(own.dsn, schema=own.schema, settings=own.settings, registry=own.registry)
+        return self._other
+
+    async def aclose(self) -> None:
+        """Close the second client of an async task."""
+        if self._other is not None:
+            await self._other.close()  # type: ignore[misc]  # an async task's is an AsyncQueue
+
+    def close(self) -> None:
+        """Close the second client of a sync task."""
+        if self._other is not None:
+            self._other.close()
 
 
-def run_eagerly(queue: Any, task: Task[Any]) -> Any:
+def run_eagerly(queue: Queue, task: Task[Any]) -> Any:
     """Run and return the result, as a runner and `handle.result()` would have given it. An async task gets a loop of its own."""
-    twin = _prepare(queue, task)
-    token = running_context.set(twin.context)
-    try:
-        result = twin.run()
-        if inspect.iscoroutine(result):
-            result = asyncio.run(result)
-    finally:
-        running_context.reset(token)
+    twin, services = _prepare(queue, task)
+    if _is_async(twin):
+        if asyncio._get_running_loop() is not None:
+            raise ConfigurationError(
+                f"{type(task).__name__} is async and a loop runs here already: use `await AsyncQueue.run_now(task)`"
+            )
+        result = asyncio.run(_run_async(twin, services))
+    else:
+        result = _run_sync(twin, services)
     return _checked(task, result, queue.settings.max_payload_bytes)
 
 
-async def arun_eagerly(queue: Any, task: Task[Any]) -> Any:
+async def arun_eagerly(queue: AsyncQueue, task: Task[Any]) -> Any:
     """Run and return the result; an async task runs on this loop, a sync one in a thread."""
-    twin = _prepare(queue, task)
-    token = running_context.set(twin.context)
-    try:
-        result = await twin.run() if inspect.iscoroutinefunction(twin.run) else await asyncio.to_thread(twin.run)
-    finally:
-        running_context.reset(token)
+    twin, services = _prepare(queue, task)
+    result = await (_run_async(twin, services) if _is_async(twin) else asyncio.to_thread(_run_sync, twin, services))
     return _checked(task, result, queue.settings.max_payload_bytes)
 
 
-def _prepare(queue: Any, task: Task[Any]) -> Task[Any]:
+async def _run_async(twin: Task[Any], services: _EagerServices) -> Any:
+    token = running_context.set(twin.context)
+    try:
+        return await twin.run()
+    finally:
+        running_context.reset(token)
+        await services.aclose()
+
+
+def _run_sync(twin: Task[Any], services: _EagerServices) -> Any:
+    token = running_context.set(twin.context)
+    try:
+        return twin.run()
+    finally:
+        running_context.reset(token)
+        services.close()
+
+
+def _is_async(task: Task[Any]) -> bool:
+    return inspect.iscoroutinefunction(task.run)
+
+
+def _prepare(queue: Queue | AsyncQueue, task: Task[Any]) -> tuple[Task[Any], _EagerServices]:
     """A twin of the task, as the runner would decode it, with a context."""
+    if not isinstance(task, Task):
+        raise ConfigurationError(f"run_now takes an instance of a @task class, not {task!r:.200}")
     task_type = type_of(task)
     text = payload.encode(task_type, task, limit=queue.settings.max_payload_bytes)
     twin = payload.decode(task_type, text)
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     id = str(new_id())
     claimed = Claimed(task_type.queue, id, id, task_type.name, 1, task_type.priority, now, now, text, None, False)
-    attach(twin, Context(claimed, _EagerServices(queue)))
-    return twin
+    services = _EagerServices(queue, is_async=_is_async(twin))
+    attach(twin, Context(claimed, services))
+    return twin, services
 
 
 def _checked(task: Task[Any], result: Any, limit: int) -> Any:
     task_type = type_of(task)
+    if inspect.isawaitable(result):
+        getattr(result, "close", lambda: None)()
+        raise PayloadError(f"run of {task_type.name} returned an awaitable: write `async def run`")
     return payload.decode_result(task_type, payload.encode_result(task_type, result, limit=limit))

@@ -2,7 +2,8 @@
 
 Lane and slots, executor and completer carry a task from claim to history; promotion, sweeps and heart look after the queue on
 the side. `Runner` (worker.py) gives it a life: start, pause, stop, signals. Connections: one each for claiming, settling,
-promotion, sweeps and the heart, and two small pools for `context.queue` and `context.transaction()`, opened when first used.
+promotion, sweeps and the heart, and two pools for `context.queue` and `context.transaction()`, opened when first used, that grow
+up to the number of slots.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class Engine:
         claim, settle, promotion, sweeps = (self._link(dsn, name) for name in ("claim", "settle", "promotion", "sweeps"))
         self._links = (claim, settle, promotion, sweeps)
         self._claim_link = claim
-        self._services = RunnerServices(dsn, assignment.id, settings=settings, schema=schema, registry=registry)
+        self._services = RunnerServices(
+            dsn, assignment.id, concurrency=assignment.concurrency, settings=settings, schema=schema, registry=registry
+        )
         self._lane = Lane(self._sql, claim, runner_id=assignment.id, types=assignment.types)
         self._turns = Turns(assignment.weights, pause_max_seconds=settings.poll_interval.total_seconds())
         self._prefetch = Prefetch(concurrency=assignment.concurrency, limit=2 * settings.claim_limit)

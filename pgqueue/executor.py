@@ -153,6 +153,8 @@ class Executor:
 
     def escaped(self, attempt: Attempt, error: BaseException) -> Outcome:
         """What came out beside `execute`: a GeneratorExit that user code met in a future closes every coroutine around it."""
+        if attempt.context.settled:
+            return SETTLED
         failure = describe(error)
         return attempt.stopped_for or Outcome(Verdict.DEAD, reason=f"{failure.error_type}: {failure.error}", failure=failure)
 

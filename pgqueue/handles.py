@@ -1,4 +1,4 @@
-"""`TaskHandle` and `AsyncTaskHandle`: what an enqueue returns, to ask after its task. They hold an id and go through their client."""
+"""`TaskHandle` and `AsyncTaskHandle`: what an enqueue returns, to ask after its task. They go through their client."""
 
 from __future__ import annotations
 

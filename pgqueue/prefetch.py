@@ -32,8 +32,8 @@ class Prefetch:
     def observe_round_trip(self, seconds: float, now: float) -> None:
         """A claim took this long, and it is `now` on a monotonic clock."""
         self._round_trip_seconds += SMOOTHING * (seconds - self._round_trip_seconds)
-        if self._measured_at is not None and now > self._measured_at:
-            self._pace = self._finished_count / (now - self._measured_at)
+        if self._measured_at is not None:
+            self._pace = self._finished_count / max(now - self._measured_at, 1e-6)
         self._finished_count, self._measured_at = 0, now
 
     def buffer(self) -> int:
@@ -43,7 +43,7 @@ class Prefetch:
         # What the slots could do by the measured durations, or what they did since the last claim: tasks that end at once wait
         # for each other on the loop, which makes them look slower than they are.
         pace = max(self._concurrency / max(self._duration_seconds, 1e-6), self._pace)
-        return min(self._limit, int(ROUND_TRIPS * self._round_trip_seconds * pace))
+        return int(min(self._limit, ROUND_TRIPS * self._round_trip_seconds * pace))
 
     def request(self, in_hand: int) -> int:
         """How many to claim now, holding `in_hand`; 0 while that would be too few to be worth a round trip."""

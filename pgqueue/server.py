@@ -51,4 +51,5 @@ def find_server(dsn: str | None, settings: Settings, *, say: Callable[[str], Non
 
 
 def _to_stderr(line: str) -> None:
-    print(f"pgqueue: {line}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"pgqueue: {line}\n")
+    sys.stderr.flush()

@@ -13,15 +13,24 @@ from pgqueue.settings import Settings
 from pgqueue.transactions import Transaction
 
 
+CONNECTIONS_MAX = 100
+CONNECTIONS_SPARE = 2
+"""For what tasks look up while their transaction is open: with none to spare, all slots could wait for each other."""
+
+
 class RunnerServices:
     """Async tasks get the async client and its connections, sync ones the blocking client; each opens when first used."""
 
-    def __init__(self, dsn: str, runner_id: uuid.UUID, *, settings: Settings, schema: str, registry: Registry) -> None:
+    def __init__(
+        self, dsn: str, runner_id: uuid.UUID, *, concurrency: int, settings: Settings, schema: str, registry: Registry
+    ) -> None:
+        # A connection for every slot: each may have a transaction open, for as long as its task takes.
+        size = min(concurrency, CONNECTIONS_MAX) + CONNECTIONS_SPARE
         self.runner_id = runner_id
         self.resources: dict[str, Any] = {}
         self._registry = registry
-        self._async_queue = AsyncQueue(dsn, schema=schema, settings=settings, registry=registry)
-        self._queue = Queue(dsn, schema=schema, settings=settings, registry=registry)
+        self._async_queue = AsyncQueue(dsn, schema=schema, pool_size=size, settings=settings, registry=registry)
+        self._queue = Queue(dsn, schema=schema, pool_size=size, settings=settings, registry=registry)
 
     def transaction(self, context: Context, connection: Any) -> Transaction:
         if self._is_async(context):

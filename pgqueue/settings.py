@@ -1,16 +1,18 @@
 """Settings: what a flag, a variable or a file may say, in this order of precedence.
 
-Flags (arguments of `load`), then `PGQUEUE_*` variables, then `.env`, then `[tool.pgqueue]` of pyproject.toml in the working directory.
+Flags (arguments of `load`), then `PGQUEUE_*` variables, then `.env`, then `[tool.pgqueue]` of pyproject.toml in the working
+directory.
 `DATABASE_URL` names the database; `PGQUEUE_DATABASE_URL` wins over it where a program must tell the two apart.
 """
 
 from __future__ import annotations
 
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -36,6 +38,8 @@ def _duration(value: object) -> object:
         raise ValueError(str(error)) from error
 
 
+SCHEMA_BYTES_MAX = 63
+DURATION_MAX = timedelta(days=36_500)
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]
 
@@ -53,7 +57,7 @@ class Settings(BaseSettings):
     )
 
     database_url: str | None = Field(None, validation_alias=AliasChoices("PGQUEUE_DATABASE_URL", "DATABASE_URL"))
-    db_schema: str = Field("pgqueue", validation_alias=AliasChoices("PGQUEUE_SCHEMA", "schema"), min_length=1, max_length=63)
+    db_schema: str = Field("pgqueue", validation_alias=AliasChoices("PGQUEUE_SCHEMA", "schema"), min_length=1)
     data_directory: Path = Path(".pgqueue")
     """Where the embedded PostgreSQL keeps its data."""
     app: str = Field("", max_length=200)
@@ -97,6 +101,29 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, dotenv_settings, PyprojectTomlConfigSettingsSource(settings_cls)
 
+    @field_validator("db_schema")
+    @classmethod
+    def _check_schema(cls, name: str) -> str:
+        if len(name.encode("utf-8", "surrogatepass")) > SCHEMA_BYTES_MAX:
+            raise ValueError(f"PostgreSQL cuts names to {SCHEMA_BYTES_MAX} bytes, and this one is longer")
+        if not name.isprintable() or name.startswith("pg_"):
+            raise ValueError("a schema's name holds no control characters and does not begin with pg_, which PostgreSQL keeps")
+        return name
+
+    @field_validator("lease", "heartbeat", "poll_interval", "statement_deadline", "idempotency_retention")
+    @classmethod
+    def _check_positive(cls, duration: timedelta) -> timedelta:
+        if not timedelta(0) < duration <= DURATION_MAX:
+            raise ValueError(f"it lies above zero and within {DURATION_MAX.days} days")
+        return duration
+
+    @field_validator("history_retention", "dead_retention", "shutdown_timeout", "connect_timeout", "undecodable_delay")
+    @classmethod
+    def _check_bounded(cls, duration: timedelta) -> timedelta:
+        if duration > DURATION_MAX:
+            raise ValueError(f"it lies within {DURATION_MAX.days} days")
+        return duration
+
     def model_post_init(self, context: Any) -> None:
         if self.heartbeat * 3 > self.lease:
             raise ConfigurationError(
@@ -111,8 +138,6 @@ class Settings(BaseSettings):
 
 def _project_name() -> str:
     """The name in ./pyproject.toml, or "" where there is none."""
-    import tomllib
-
     try:
         with open("pyproject.toml", "rb") as file:
             return str(tomllib.load(file).get("project", {}).get("name", ""))[:200]
@@ -121,11 +146,28 @@ def _project_name() -> str:
 
 
 def load(**flags: Any) -> Settings:
-    """Settings with these flags on top; a flag of None counts as not given. Raises ConfigurationError, one line a mistake."""
+    """Settings with these flags on top; a flag of None counts as not given. Raises ConfigurationError, in one line."""
+    if unknown := flags.keys() - Settings.model_fields.keys() - {"schema"}:
+        raise ConfigurationError(f"settings: there is none called {min(unknown)!r}")
     try:
+        _check_project_table()
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise ConfigurationError("settings: " + "; ".join(lines)) from error
-    except SettingsError as error:
+    except (SettingsError, OSError, ValueError) as error:  # an unreadable .env, a pyproject.toml that is no TOML
         raise ConfigurationError(f"settings: {error}") from error
+
+
+def _check_project_table() -> None:
+    """A misspelt name in [tool.pgqueue] would have no effect. Raises ConfigurationError."""
+    try:
+        with open("pyproject.toml", "rb") as file:
+            table = tomllib.load(file).get("tool", {}).get("pgqueue", {})
+    except FileNotFoundError:
+        return
+    known = Settings.model_fields.keys() | {"schema"}
+    if unknown := table.keys() - known if isinstance(table, dict) else {"tool.pgqueue"}:
+        raise ConfigurationError(
+            f"pyproject.toml: [tool.pgqueue] has no setting {min(unknown)!r}; there are {', '.join(sorted(known))}"
+        )

@@ -7,6 +7,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from pgqueue.errors import ConfigurationError
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -59,9 +61,9 @@ def statements(schema: str) -> Statements:
 
 
 def quote_identifier(name: str) -> str:
-    """An identifier as SQL wants it quoted. PostgreSQL allows every character but NUL."""
+    """An identifier as SQL wants it quoted. PostgreSQL allows every character but NUL. Raises ConfigurationError."""
     if not name or "\0" in name:
-        raise ValueError(f"{name!r} is no identifier")
+        raise ConfigurationError(f"{name!r} is no identifier")
     return '"' + name.replace('"', '""') + '"'
 
 

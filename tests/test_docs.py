@@ -238,7 +238,7 @@ def test_every_flag_of_the_runner_and_the_scheduler_is_in_their_table():
     flags = {flag for action in runner.parser("x")._actions for flag in action.option_strings if flag.startswith("--")}
     assert set(re.findall(r"^\| `(--[\w-]+)", page, re.MULTILINE)) == flags - {"--help"}
     shared = {flag for action in doors.parser("x", "")._actions for flag in action.option_strings if flag.startswith("--")}
-    sentence = re.search(r"^It takes (.*?), as the runner$", page, re.MULTILINE | re.DOTALL)
+    sentence = re.search(r"^It takes (.*?), as\s+the\s+runner", page, re.MULTILINE | re.DOTALL)
     assert sentence is not None
     assert set(re.findall(r"`(--[\w-]+)`", sentence[1])) == shared - {"--help"}
 

@@ -140,10 +140,11 @@ def stir(connection: Connection) -> bool:
 
 def run_fleet(start: Start, connection: Connection, *, schedulers: int, runners: int, seconds: float) -> None:
     """Let them work until that many seconds' worth of slots are decided, then stop them and check each slot."""
-    fleet = [start("scheduler", "--log-level", "warning") for _ in range(schedulers)]
+    fleet = [start("scheduler") for _ in range(schedulers)]
     workers = [start("runner", "--log-level", "error") for _ in range(runners)]
     wait_until(lambda: stir(connection) and decided_count(connection, "every") >= seconds / 0.2, timeout=seconds + 30)
     for scheduler in fleet:
+        scheduler.wait_for("is ready")
         end(scheduler)
     wait_until(lambda: is_finished(connection), timeout=20)
     for worker in workers:
@@ -180,6 +181,7 @@ def kill_repeatedly(start: Start, connection: Connection, *, kills: int, keep: i
         victim.process.wait()
     count = decided_count(connection, "every")
     last = start("scheduler")
+    last.wait_for("is ready")  # before that, a signal just ends it
     wait_until(lambda: decided_count(connection, "every") > count)
     for scheduler in [*survivors, last]:
         end(scheduler)
