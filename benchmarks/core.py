@@ -55,7 +55,9 @@ def run(*, tasks: int, runs: int, as_json: bool) -> None:
         "tasks": tasks,
         "batch": BATCH,
         "figures": [figure.as_json() for figure in figures],
-        "drain_to_yardstick": round(statistics.median(drain / yard for drain, yard in zip(rates["drain"], rates["yardstick"], strict=True)), 3),
+        "drain_to_yardstick": round(
+            statistics.median(drain / yard for drain, yard in zip(rates["drain"], rates["yardstick"], strict=True)), 3
+        ),
     }
     print(json.dumps(report) if as_json else _table(report, figures))
 
@@ -95,8 +97,12 @@ def _fill(dsn: str, tasks: int) -> float:
 
 
 def _table(report: dict[str, Any], figures: list[Figure]) -> str:
-    head = f"{report['tasks']:,} tasks, PostgreSQL {report['postgresql']}, Python {report['python']}, {report['cores']} cores, batches of {BATCH}"
-    lines = [f"{figure.name:<14} {figure.median:>10,.0f} /s   runs: {', '.join(f'{rate:,.0f}' for rate in figure.rates)}" for figure in figures]
+    ground = f"PostgreSQL {report['postgresql']}, Python {report['python']}, {report['cores']} cores"
+    head = f"{report['tasks']:,} tasks in batches of {BATCH}; {ground}"
+    lines = [
+        f"{figure.name:<14} {figure.median:>10,.0f} /s   runs: {', '.join(f'{rate:,.0f}' for rate in figure.rates)}"
+        for figure in figures
+    ]
     return "\n".join([head, *lines, f"drain / yardstick: {report['drain_to_yardstick']:.2f}"])
 
 

@@ -13,7 +13,13 @@ import psycopg
 from pgqueue.embedded import open_embedded
 from pgqueue.migrations import migrate
 
-SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB", "fsync": "on", "synchronous_commit": "on", "checkpoint_timeout": "30min"}
+SETTINGS = {
+    "shared_buffers": "1GB",
+    "max_wal_size": "8GB",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "checkpoint_timeout": "30min",
+}
 
 
 @contextmanager

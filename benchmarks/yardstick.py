@@ -49,7 +49,20 @@ def rate(dsn: str, *, types: list[str], count: int, batch: int) -> float:
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         text = SCRIPT.format(claim=claim, settle=_for_pgbench(sql.settle), first=FIRST, last=LAST, nil=NIL)
         Path(script.name).write_text(text, "utf-8")
-        command = [str(binary("pgbench")), "-n", "-c", "1", "-j", "1", "-M", "prepared", "-f", script.name, "-t", str(count // batch)]
+        command = [
+            str(binary("pgbench")),
+            "-n",
+            "-c",
+            "1",
+            "-j",
+            "1",
+            "-M",
+            "prepared",
+            "-f",
+            script.name,
+            "-t",
+            str(count // batch),
+        ]
         command += [part for name, value in variables.items() for part in ("-D", f"{name}={value}")]
         done = subprocess.run([*command, dsn], capture_output=True, text=True, check=False)
     found = re.search(r"tps = ([\d.]+)", done.stdout)

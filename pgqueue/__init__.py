@@ -1,4 +1,4 @@
-"""pgqueue: a task queue on PostgreSQL. Tasks are classes, claimed with FOR UPDATE SKIP LOCKED; schedules insert recurring ones."""
+"""pgqueue: a task queue on PostgreSQL. Tasks are classes, claimed with FOR UPDATE SKIP LOCKED; schedules enqueue by the clock."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class Completer:
     async def _gather(self) -> None:
         """While tasks wait for slots, outcomes come by the hundred: a moment's patience saves most of the round trips."""
         deadline = time.monotonic() + GATHER_SECONDS_MAX
-        while len(self._waiting) < GATHER_MIN and self._is_busy() and time.monotonic() < deadline:
+        while len(self._waiting) < GATHER_MIN and self._is_busy() and time.monotonic() < deadline:  # noqa: ASYNC110  # an event for every outcome would cost more than this saves
             await asyncio.sleep(GATHER_PAUSE_SECONDS)
 
     async def _flush(self, batch: list[Settlement]) -> None:
@@ -144,7 +144,9 @@ class Completer:
         return await self._execute(self._sql.settled_claims, {**_fence(missing), "queue": queue})
 
     async def _reconnect(self, error: BaseException) -> None:
-        logger.warning("the settle of finished tasks was interrupted (%s); it will be repeated", str(error).strip().partition("\n")[0])
+        logger.warning(
+            "the settle of finished tasks was interrupted (%s); it will be repeated", str(error).strip().partition("\n")[0]
+        )
         await self._link.drop()
         await asyncio.sleep(0.05)
         await self._link.wait_until_up()
@@ -162,7 +164,9 @@ class Completer:
             logger.critical("%s %s can be neither settled nor buried: %s", part[0].claimed.type, part[0].claimed.id, error)
             self._report(part, set())
             return
-        logger.error("the outcome of %s %s cannot be stored and the task is dead: %s", part[0].claimed.type, part[0].claimed.id, error)
+        logger.error(
+            "the outcome of %s %s cannot be stored and the task is dead: %s", part[0].claimed.type, part[0].claimed.id, error
+        )
         reason = UNSTORABLE if statement is self._sql.bury else f"{UNSTORABLE}: {_plain(str(error))}"
         refused = Outcome(Verdict.DEAD, reason=reason, failure=Failure(type(error).__name__, reason, None))
         await self._settle_with_patience(queue, self._sql.bury, _bury, [part[0]._replace(outcome=refused)])

@@ -117,6 +117,11 @@ async def _aexecute(connection: psycopg.AsyncConnection[Any], call: Call | Copy)
     return await cursor.fetchall() if cursor.description else []
 
 
+def single(call: Call) -> Operation[Rows]:
+    """The operation of one statement: its rows."""
+    return (yield call)
+
+
 class Parameters(dict[str, Any]):
     """Parameters of a statement; one that is not given is NULL."""
 

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -23,7 +23,7 @@ import psycopg
 
 from pgqueue.completer import Completer, Settlement
 from pgqueue.context import Claimed
-from pgqueue.database import Rows, connection_parameters
+from pgqueue.database import connection_parameters
 from pgqueue.errors import PgQueueError
 from pgqueue.executor import Executor
 from pgqueue.heart import Heart, Identity, Pulse
@@ -39,7 +39,7 @@ from pgqueue.registry import Registry
 from pgqueue.services import RunnerServices
 from pgqueue.settings import Settings
 from pgqueue.slots import Slots
-from pgqueue.statements import Call, statements
+from pgqueue.statements import statements
 from pgqueue.threads import Threads
 from pgqueue.turns import Turns
 
@@ -184,7 +184,11 @@ class Engine:
     def start(self) -> None:
         """Begin to beat, to claim and to settle."""
         self._heart.start()
-        parts = {"claims": self._claim_forever(), "promotion": self._promotion.run(self._stopping), "sweeps": self._sweeps.run(self._stopping)}
+        parts = {
+            "claims": self._claim_forever(),
+            "promotion": self._promotion.run(self._stopping),
+            "sweeps": self._sweeps.run(self._stopping),
+        }
         self._running = [asyncio.create_task(self._watched(part), name=f"pgqueue {name}") for name, part in parts.items()]
         self._completing = asyncio.create_task(self._watched(self.completer.run()), name="pgqueue completer")
 
@@ -262,8 +266,8 @@ class Engine:
         await self.completer.flushed()
         weights = self._assignment.weights
         try:
-            rows = await self._claim_link.run(
-                _single(self._sql.unfinished(queues=None if weights is None else list(weights), types=self._assignment.types))
+            rows = await self._claim_link.rows(
+                self._sql.unfinished(queues=None if weights is None else list(weights), types=self._assignment.types)
             )
         except (psycopg.Error, PgQueueError, OSError) as error:
             await self._wait_out(error, "cannot see whether anything is left")
@@ -328,7 +332,3 @@ async def _wait(event: asyncio.Event, seconds: float, *, clear: bool = True) -> 
     finally:
         if clear:
             event.clear()
-
-
-def _single(call: Call) -> Generator[Call, Rows, Rows]:
-    return (yield call)

@@ -181,7 +181,7 @@ class Executor:
         return attempt.stopped_for or error
 
 
-class _time_limited:  # noqa: N801  # reads as a keyword
+class _time_limited:  # reads as a keyword
     """Ends what runs inside with TimeoutError when the limit is up, telling a thread that cannot be interrupted."""
 
     def __init__(self, seconds: float | None, on_expiry: Callable[[], None] | None = None) -> None:

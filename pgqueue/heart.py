@@ -12,17 +12,17 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 
-from pgqueue.database import Rows, connection_parameters
+from pgqueue.database import connection_parameters
 from pgqueue.errors import PgQueueError
 from pgqueue.link import Link
-from pgqueue.statements import Call, Statements
+from pgqueue.statements import Statements
 from pgqueue.watch import Watch
 
 logger = logging.getLogger("pgqueue.heart")
@@ -131,18 +131,18 @@ class Heart:
 
     async def _beat(self) -> None:
         """One beat, then what is due with it: strays of our own, and the tasks of runners that fell silent."""
-        await self._rows(self._sql.beat(**self._identity.parameters(), running_count=self._pulse.running_count()))
+        await self._link.rows(self._sql.beat(**self._identity.parameters(), running_count=self._pulse.running_count()))
         self.beat_at = time.monotonic()
         if self._identity.kind == "runner":
             await self._give_back_strays()
-        beats: list[Any] = await self._rows(self._sql.beats())
+        beats: list[Any] = await self._link.rows(self._sql.beats())
         stale = self._watch.stale(beats, now=time.monotonic(), connection=self._link.connect_count)
         for runner_id, heartbeat_at in stale:
             await self._rescue(runner_id, heartbeat_at)
 
     async def _give_back_strays(self) -> None:
         held = list(self._pulse.held_claims())
-        rows = await self._rows(
+        rows = await self._link.rows(
             self._sql.strays(runner_id=self._identity.id, claim_ids=held, deadline=self._deadline_seconds * 1.5)
         )
         if rows:
@@ -153,32 +153,25 @@ class Heart:
         """Give back what a silent runner held; without a beat: one that nobody knows."""
         count, batch = 0, RESCUE_BATCH
         while batch == RESCUE_BATCH:
-            rows = await self._rows(self._sql.rescue(runner_id=runner_id, heartbeat_at=heartbeat_at, limit=RESCUE_BATCH))
+            rows = await self._link.rows(self._sql.rescue(runner_id=runner_id, heartbeat_at=heartbeat_at, limit=RESCUE_BATCH))
             batch = len(rows)
             count += batch
         if count:
             logger.warning("rescued %s tasks of runner %s, silent for %g s", count, runner_id, self._lease_seconds)
             self._pulse.gave_back(count)
         if heartbeat_at is not None:
-            await self._rows(self._sql.bury_runner(id=runner_id, heartbeat_at=heartbeat_at))
+            await self._link.rows(self._sql.bury_runner(id=runner_id, heartbeat_at=heartbeat_at))
 
     async def _look(self) -> None:
         """Whether one of our tasks is to be cancelled."""
         if self._identity.kind == "runner" and self._pulse.running_count():
-            requests = await self._rows(self._sql.cancel_requests(runner_id=self._identity.id))
+            requests = await self._link.rows(self._sql.cancel_requests(runner_id=self._identity.id))
             if requests:
                 self._pulse.cancel(requests)
 
     async def _farewell(self) -> None:
         try:
-            await self._rows(self._sql.farewell(id=self._identity.id))
+            await self._link.rows(self._sql.farewell(id=self._identity.id))
         except (psycopg.Error, PgQueueError, OSError) as error:
             logger.info("could not say farewell: %s", error)
         await self._link.drop()
-
-    async def _rows(self, call: Call) -> Rows:
-        return await self._link.run(_single(call))
-
-
-def _single(call: Call) -> Generator[Call, Rows, Rows]:
-    return (yield call)

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from pgqueue.database import AsyncConnection, Operation, arun, is_lost
+from pgqueue.database import AsyncConnection, Operation, Rows, arun, is_lost, single
 from pgqueue.errors import DatabaseUnavailable
+from pgqueue.statements import Call
 
 RV = TypeVar("RV")
 logger = logging.getLogger("pgqueue.link")
@@ -51,6 +52,10 @@ class Link:
                 await self.drop()
             raise
 
+    async def rows(self, call: Call) -> Rows:
+        """The rows of one statement; `run` for the rest."""
+        return await self.run(single(call))
+
     async def drop(self) -> None:
         """Close the connection; the next use opens another."""
         connection, self._connection = self._connection, None
@@ -60,7 +65,10 @@ class Link:
     async def wait_until_up(
         self, *, timeout_seconds: float | None = None, say: Callable[[str], None] | None = None, stop: asyncio.Event | None = None
     ) -> bool:
-        """Try to connect, with growing pauses, until it works. False: `stop` was set. Raises DatabaseUnavailable at the timeout."""
+        """Try to connect, with growing pauses, until it works. False: `stop` was set.
+
+        Raises DatabaseUnavailable at the timeout.
+        """
         started_at, pause, said = time.monotonic(), PAUSE_MIN_SECONDS, False
         while True:
             try:

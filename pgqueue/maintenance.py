@@ -9,14 +9,13 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 
 from pgqueue import partitions, steps
-from pgqueue.database import Rows
 from pgqueue.errors import PgQueueError
 from pgqueue.link import Link
 from pgqueue.settings import Settings
@@ -91,17 +90,17 @@ class Promotion:
     async def promote(self) -> float:
         """One round over the queues. Returns seconds until the next."""
         if self._on_discovered is not None:
-            self._on_discovered([row[0] for row in await _rows(self._link, self._sql.queues())])
+            self._on_discovered([row[0] for row in await self._link.rows(self._sql.queues())])
         # Jitter keeps many runners from promoting the same instant's tasks at the same moment.
         pause = self._poll_seconds * random.uniform(0.8, 1.0)
         for queue in self._queues():
-            rows = await _rows(self._link, self._sql.promote(queue=queue, types=self._types, limit=PROMOTION_BATCH))
+            rows = await self._link.rows(self._sql.promote(queue=queue, types=self._types, limit=PROMOTION_BATCH))
             if rows:
                 self._on_promoted(queue, [(-row[0], row[1], row[2]) for row in rows])
                 if rows[0][3] >= PROMOTION_BATCH:
                     pause = 0.0
                     continue
-            due = await _rows(self._link, self._sql.next_due(queue=queue))
+            due = await self._link.rows(self._sql.next_due(queue=queue))
             if due:
                 pause = min(pause, due[0][0] if due[0][0] > 0 else LOCKED_PAUSE_SECONDS)
         return pause
@@ -147,7 +146,7 @@ class Sweeps:
         schema = self._sql.schema
         ensured = await steps.arun(connection, partitions.ensure(schema=schema))
         postponed = bool(ensured.postponed)
-        now = (await _rows(self._link, self._sql.clock()))[0][0]
+        now = (await self._link.rows(self._sql.clock()))[0][0]
         for table, _column in partitions.PARENTS:
             retained = await steps.arun(
                 connection, partitions.retain(table, older_than=now - self._retention_of(table), schema=schema)
@@ -168,7 +167,7 @@ class Sweeps:
         """Repeat a statement that handles a batch and counts it, until a batch comes back short."""
         total, count = 0, SWEEP_BATCH
         while count >= SWEEP_BATCH:
-            count = (await _rows(self._link, call))[0][0]
+            count = (await self._link.rows(call))[0][0]
             total += count
         return total
 
@@ -178,11 +177,3 @@ async def _sleep(stop: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(stop.wait(), max(seconds, 0.001))
     except TimeoutError:
         return
-
-
-async def _rows(link: Link, call: Call) -> Rows:
-    return await link.run(_single(call))
-
-
-def _single(call: Call) -> Generator[Call, Rows, Rows]:
-    return (yield call)

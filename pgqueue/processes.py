@@ -27,7 +27,6 @@ from pgqueue.definition import TaskType
 from pgqueue.errors import PgQueueError
 from pgqueue.outcomes import SETTLED, Outcome
 
-
 JOIN_SECONDS = 5.0
 READY = "ready"
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
 
-from pgqueue.database import Rows
 from pgqueue.definition import TaskType
 from pgqueue.errors import ConfigurationError
 from pgqueue.link import Link
 from pgqueue.migrations import check_revision
-from pgqueue.statements import Call, Statements
+from pgqueue.statements import Statements
 
 
 async def check_schema(link: Link, sql: Statements) -> None:
     """Raises SchemaError when the schema is not there, older than this program needs, or too new for it."""
-    rows = await link.run(_single(sql.revision(schema=sql.schema)))
+    rows = await link.rows(sql.revision(schema=sql.schema))
     found, oldest_compatible = rows[0]
     check_revision(found, oldest_compatible, schema=sql.schema)
 
@@ -37,15 +36,11 @@ async def register_types(link: Link, sql: Statements, task_types: Iterable[TaskT
             options=json.dumps(task_type.described_options()),
         )
         try:
-            rows = await link.run(_single(call))
+            rows = await link.rows(call)
         except psycopg.errors.UniqueViolation:  # another spelling, registered at the same moment
             rows = []
         if not rows:
             raise ConfigurationError(
-                f"a task type of this database is spelt differently than {task_type.name!r}: names that differ only in case, `-` and `_` "
-                'are one. Use its spelling, or another name: @task(name="...")'
+                f"a task type of this database is spelt differently than {task_type.name!r}: names that differ "
+                'only in case, `-` and `_` are one. Use its spelling, or another name: @task(name="...")'
             )
-
-
-def _single(call: Call) -> Generator[Call, Rows, Rows]:
-    return (yield call)

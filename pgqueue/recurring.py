@@ -19,7 +19,7 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from datetime import timedelta
 from importlib import metadata
 from types import TracebackType
@@ -28,7 +28,7 @@ from typing import Self
 import psycopg
 
 from pgqueue.client import AsyncQueue, Queue
-from pgqueue.database import Rows, connection_parameters, is_lost
+from pgqueue.database import connection_parameters, is_lost
 from pgqueue.errors import ConfigurationError, DatabaseUnavailable, PgQueueError
 from pgqueue.heart import Heart, Identity, Pulse
 from pgqueue.link import Link
@@ -37,7 +37,6 @@ from pgqueue.preparation import new_id
 from pgqueue.readiness import check_schema, register_types
 from pgqueue.schedules import Fired, Schedule, definition
 from pgqueue.settings import Settings
-from pgqueue.statements import Call
 
 logger = logging.getLogger("pgqueue.scheduler")
 DUE_BATCH = 500
@@ -195,12 +194,12 @@ class Scheduler:
         """Make the rows of this app what its task types declare. Each row is a commit of its own; repeating it is harmless."""
         declared = [task_type for task_type in self._client.registry if task_type.recurrence is not None]
         await register_types(self._link, self._sql, declared)
-        now = (await self._rows(self._sql.clock()))[0][0]
+        now = (await self._link.rows(self._sql.clock()))[0][0]
         for task_type in declared:
-            if await self._rows(self._sql.schedule_sync(app=self._app, **definition(task_type, now, self.settings))):
+            if await self._link.rows(self._sql.schedule_sync(app=self._app, **definition(task_type, now, self.settings))):
                 logger.info("schedule %s: %s", task_type.name, task_type.recurrence.describe() if task_type.recurrence else "")
         if self._complete:
-            for (name,) in await self._rows(self._sql.schedule_disable(app=self._app, names=[one.name for one in declared])):
+            for (name,) in await self._link.rows(self._sql.schedule_disable(app=self._app, names=[one.name for one in declared])):
                 logger.info("schedule %s is no longer declared: disabled", name)
 
     # ── firing ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -231,7 +230,7 @@ class Scheduler:
         now = after_at = after_id = None
         count = DUE_BATCH
         while count == DUE_BATCH and not self._stopping.is_set():
-            rows = await self._rows(self._sql.schedule_due(now=now, after_at=after_at, after_id=after_id, limit=DUE_BATCH))
+            rows = await self._link.rows(self._sql.schedule_due(now=now, after_at=after_at, after_id=after_id, limit=DUE_BATCH))
             schedules = [Schedule(*row) for row in rows if row[1] is not None]
             now, count = rows[0][0], len(schedules)
             if schedules:
@@ -241,7 +240,7 @@ class Scheduler:
                 await self._attend(schedule)
         # Due schedules that stay behind (broken, locked, waiting for a key) come round with the poll, not at once.
         pause = self.settings.poll_interval.total_seconds() * random.uniform(0.8, 1.0)
-        for (seconds,) in await self._rows(self._sql.schedule_next(now=now)):
+        for (seconds,) in await self._link.rows(self._sql.schedule_next(now=now)):
             pause = min(pause, seconds + random.uniform(0.0, JITTER_SECONDS))
         return pause
 
@@ -259,7 +258,7 @@ class Scheduler:
     async def _fire(self, schedule: Schedule) -> None:
         due = schedule.due()
         skip_ats = schedule.skipped(due)
-        rows = await self._rows(
+        rows = await self._link.rows(
             self._sql.schedule_fire(
                 id=schedule.id,
                 seen=schedule.next_run_at,
@@ -291,13 +290,6 @@ class Scheduler:
             self._complaints[about] = line
             logger.warning("%s: %s", what, line)
 
-    async def _rows(self, call: Call) -> Rows:
-        return await self._link.run(_single(call))
-
 
 def _line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _single(call: Call) -> Generator[Call, Rows, Rows]:
-    return (yield call)

@@ -12,7 +12,6 @@ from pgqueue.registry import Registry
 from pgqueue.settings import Settings
 from pgqueue.transactions import Transaction
 
-
 CONNECTIONS_MAX = 100
 CONNECTIONS_SPARE = 2
 """For what tasks look up while their transaction is open: with none to spare, all slots could wait for each other."""

@@ -51,7 +51,8 @@ class Transaction:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         connection, self._context.connection = self._context.connection, None
         stack, self._stack = self._stack, None
-        assert stack is not None and self._queue is not None
+        assert stack is not None
+        assert self._queue is not None
         if error is not None:
             return bool(stack.__exit__(kind, error, trace))
         with stack:
@@ -76,7 +77,8 @@ class Transaction:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         connection, self._context.connection = self._context.connection, None
         stack, self._async_stack = self._async_stack, None
-        assert stack is not None and self._async_queue is not None
+        assert stack is not None
+        assert self._async_queue is not None
         queue = self._async_queue
         if error is not None:
             return bool(await stack.__aexit__(kind, error, trace))

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Iterable
 from datetime import datetime
 
-
 PAUSE_SHARE = 0.5
 """A watcher that has not looked for this part of a lease begins anew."""
 Beat = tuple[uuid.UUID, datetime | None]

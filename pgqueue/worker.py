@@ -132,7 +132,9 @@ class Runner:
             raise
         engine.start()
         self._engine, self._started_at, self._status = engine, time.monotonic(), "running"
-        logger.info("runner %s is ready: %s slots, %s types", self.name, self._assignment.concurrency, len(self._assignment.types))
+        logger.info(
+            "runner %s is ready: %s slots, %s types", self.name, self._assignment.concurrency, len(self._assignment.types)
+        )
 
     async def wait(self) -> None:
         """Wait until the runner has ended by itself (`drain`), or somebody has stopped it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,9 +23,9 @@ class Opened(NamedTuple):
     sql: Statements
 
     def rows(self, call: Call) -> Rows:
-        from pgqueue.database import run
+        from pgqueue.database import run, single
 
-        return run(self.connection, _single(call))
+        return run(self.connection, single(call))
 
 
 def settings_of(dsn: str | None = None, schema: str | None = None, tasks: list[str] | None = None, **flags: Any) -> Settings:
@@ -79,7 +79,3 @@ def with_tasks(settings: Settings) -> Settings:
 
     discover(settings.tasks)
     return settings
-
-
-def _single(call: Call) -> Generator[Call, Rows, Rows]:
-    return (yield call)
