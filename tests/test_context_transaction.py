@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -18,10 +18,6 @@ from tests.programs import work
 Drain = Callable[..., Awaitable[Runner]]
 Row = psycopg.Connection[Any]
 INSERT = "INSERT INTO effect (task_id) VALUES (%s)"
-ARRIVED = (
-    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 8 AND granted"
-    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -319,29 +315,23 @@ async def test_a_result_that_cannot_be_stored_rolls_back(queue: Queue, drain: Dr
 @pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_as_many_transactions_are_open_at_a_time_as_there_are_slots(kind: str, queue: Queue, drain: Drain):
     count = 12
+    everybody, everyone = asyncio.Barrier(count), threading.Barrier(count)
 
     if kind == "async":
 
         @task(name="meet", timeout=timedelta(seconds=15))
         class AsyncMeet(Task):
             async def run(self) -> None:
-                async with self.context.transaction() as own:
-                    await own.execute("SELECT pg_advisory_xact_lock_shared(8)")
-                    await _until_all_are_here(own)
-
-        async def _until_all_are_here(own: Any) -> None:
-            while (await (await own.execute(ARRIVED)).fetchone())[0] < count:
-                await asyncio.sleep(0.01)
+                async with self.context.transaction():
+                    await everybody.wait()
 
     else:
 
         @task(name="meet", timeout=timedelta(seconds=15))
         class SyncMeet(Task):
             def run(self) -> None:
-                with self.context.transaction() as own:
-                    own.execute("SELECT pg_advisory_xact_lock_shared(8)")
-                    while own.execute(ARRIVED).fetchone()[0] < count:
-                        time.sleep(0.01)
+                with self.context.transaction():
+                    everyone.wait(15)
 
     handles = [queue.enqueue_by_name("meet") for _ in range(count)]
     await drain(concurrency=count)
