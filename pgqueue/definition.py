@@ -354,7 +354,7 @@ def _result_type(cls: type[Task[Any]]) -> Any:
             continue
         filled = [_filled(argument, known) for argument in arguments]
         if origin is Task:
-            return filled[0]
+            return type(None) if filled[0] is None else filled[0]
         known.update(zip(origin.__pydantic_generic_metadata__["parameters"], filled, strict=False))
     return None
 
