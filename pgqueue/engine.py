@@ -236,8 +236,10 @@ class Engine:
             want = min(self._prefetch.request(self.slots.in_hand), self._settings.claim_limit)
             if want == 0:
                 await _wait(self._room, self._settings.poll_interval.total_seconds())
-            elif self.paused or not await self._claim_round(want):
-                if self._assignment.drain and not self.paused and await self._is_drained():
+            elif self.paused:
+                await _wait(self._look, self._settings.poll_interval.total_seconds())
+            elif not await self._claim_round(want):
+                if self._assignment.drain and await self._is_drained():
                     self.ending.set()
                     return
                 await _wait(self._look, self._turns.pause(time.monotonic()))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from pgqueue.definition import TaskType
 from pgqueue.errors import PayloadError
@@ -100,21 +100,31 @@ def encode_result(task_type: TaskType[Any], result: Any, *, limit: int = PAYLOAD
     if result is None and adapter is None:
         return None
     try:
-        if adapter is None:
-            raw = to_json(result, inf_nan_mode="constants")
-        else:
-            value = adapter.validate_python(result)
-            if value is None:
-                return None
-            raw = adapter.dump_json(value, by_alias=True, round_trip=True, warnings="error")
-            _refuse_hidden_non_finite(raw, value, what)
-        return check_json(raw.decode(), what, limit=limit)
+        return _encode_anything(result, what, limit) if adapter is None else _encode_promised(adapter, result, what, limit)
     except PayloadError:
         raise
     except ValidationError as error:
         raise PayloadError(f"{what} is not what Task[...] promises: {summary(error)}") from error
     except Exception as error:  # user code too: serializers and validators may raise anything
         raise PayloadError(f"{what} cannot be stored as JSON: {_line(error)}") from error
+
+
+def _encode_anything(result: Any, what: str, limit: int) -> str:
+    raw = to_json(result, inf_nan_mode="constants")
+    text = check_json(raw.decode(), what, limit=limit)
+    from_json(raw)  # refuses what is nested too deeply to be read back, or a number too long
+    return text
+
+
+def _encode_promised(adapter: TypeAdapter[Any], result: Any, what: str, limit: int) -> str | None:
+    value = adapter.validate_python(result)
+    if value is None:
+        return None
+    raw = adapter.dump_json(value, by_alias=True, round_trip=True, warnings="error")
+    _refuse_hidden_non_finite(raw, value, what)
+    text = check_json(raw.decode(), what, limit=limit)
+    adapter.validate_json(raw)
+    return text
 
 
 def decode_result(task_type: TaskType[Any] | None, text: str | None) -> Any:

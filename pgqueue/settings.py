@@ -56,18 +56,18 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
-    database_url: str | None = Field(None, validation_alias=AliasChoices("PGQUEUE_DATABASE_URL", "DATABASE_URL"))
-    db_schema: str = Field("pgqueue", validation_alias=AliasChoices("PGQUEUE_SCHEMA", "schema"), min_length=1)
+    database_url: str | None = Field(default=None, validation_alias=AliasChoices("PGQUEUE_DATABASE_URL", "DATABASE_URL"))
+    db_schema: str = Field(default="pgqueue", validation_alias=AliasChoices("PGQUEUE_SCHEMA", "schema"), min_length=1)
     data_directory: Path = Path(".pgqueue")
     """Where the embedded PostgreSQL keeps its data."""
-    app: str = Field("", max_length=200)
+    app: str = Field(default="", max_length=200)
     """Who owns the schedules declared in code; empty means the project's name, else "app"."""
     tasks: Words = []
     """Modules to import before a runner or scheduler starts."""
 
-    concurrency: int = Field(10, ge=1, le=10_000)
+    concurrency: int = Field(default=10, ge=1, le=10_000)
     """Slots per process."""
-    claim_limit: int = Field(500, ge=1, le=10_000)
+    claim_limit: int = Field(default=500, ge=1, le=10_000)
     """Tasks that one claim takes at most."""
     lease: Duration = timedelta(seconds=30)
     """A runner silent for this long has lost its tasks."""
@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     undecodable_delay: Duration = timedelta(minutes=1)
     """A payload that does not validate waits this long for a runner that knows it; the second time it is dead."""
 
-    max_payload_bytes: int = Field(1024 * 1024, ge=1024, le=16 * 1024 * 1024)
+    max_payload_bytes: int = Field(default=1024 * 1024, ge=1024, le=16 * 1024 * 1024)
     history_retention: Duration = timedelta(days=7)
     dead_retention: Duration = timedelta(days=30)
     idempotency_retention: Duration = timedelta(hours=24)

@@ -142,6 +142,6 @@ class _Job:
             self.error = error
 
     def deliver(self) -> None:
-        # The error does not travel in the future: a GeneratorExit or StopIteration from there means something else to a coroutine.
+        # The error does not travel in the future: to a coroutine a GeneratorExit or StopIteration from there means something else.
         if not self.future.done():
             self.future.set_result(None)

@@ -102,7 +102,7 @@ class Transaction:
             raise ConfigurationError(f"connection takes a psycopg.{kind.__name__}, not {type(connection).__name__}")
         if connection.info.transaction_status != pq.TransactionStatus.IDLE:
             raise ConfigurationError(
-                "context.transaction(connection=...) takes a connection that is in no transaction: the block begins and commits it"
+                "context.transaction(connection=...) takes a connection in no transaction: the block begins and commits one"
             )
 
 

@@ -1,8 +1,8 @@
 """Who has fallen silent: the watcher's side of heartbeats. Pure: `now` is the watcher's own monotonic clock, in seconds.
 
 A runner is stale when its beat has not changed for a lease, counted from when this watcher saw it, from its last reconnect, and
-from its last pause: so no outage, no failover to a server whose clock is ahead, and no watcher that was itself stopped for a while
-makes everyone look dead. A runner that holds tasks without being registered counts as one whose beat is None.
+from its last pause: so no outage, no failover to a server whose clock is ahead, and no watcher that was itself stopped for a
+while makes everyone look dead. A runner that holds tasks without being registered counts as one whose beat is None.
 """
 
 from __future__ import annotations

@@ -77,6 +77,8 @@ class Runner:
         )
         self._observer = observer or Observer()
         self._engine: Engine | None = None
+        self._starting: asyncio.Future[Engine] | None = None
+        self._stop_asked = False
         self._status = "new"
         self._started_at: float | None = None
         self._hurry_at = float("inf")
@@ -108,11 +110,31 @@ class Runner:
     async def start(self) -> None:
         """Connect (waiting for a server that is not there yet), register, and begin to claim.
 
-        Raises ConfigurationError, SchemaError, DatabaseUnavailable.
+        Raises ConfigurationError, SchemaError, DatabaseUnavailable; PgQueueError when `stop` was called meanwhile.
         """
         if self._status != "new":
             raise PgQueueError("a runner is started once: make another one")
         self._status = "starting"
+        self._starting = asyncio.ensure_future(self._prepared())
+        try:
+            engine = await self._starting
+            if self._stop_asked:  # too late to be cancelled
+                await engine.close()
+                raise asyncio.CancelledError
+        except BaseException as error:
+            self._status = "stopped"
+            self._stopped.set()
+            if self._stop_asked and isinstance(error, asyncio.CancelledError):
+                raise PgQueueError("the runner was stopped before it had started") from error
+            raise
+        engine.start()
+        self._engine, self._started_at, self._status = engine, time.monotonic(), "running"
+        logger.info(
+            "runner %s is ready: %s slots, %s types", self.name, self._assignment.concurrency, len(self._assignment.types)
+        )
+
+    async def _prepared(self) -> Engine:
+        """The engine, connected and registered, or closed again."""
         client = self._client
         dsn = await asyncio.to_thread(lambda: client.dsn)
         engine = Engine(
@@ -126,15 +148,9 @@ class Runner:
         try:
             await engine.prepare()
         except BaseException:
-            self._status = "stopped"
-            self._stopped.set()
             await engine.close()
             raise
-        engine.start()
-        self._engine, self._started_at, self._status = engine, time.monotonic(), "running"
-        logger.info(
-            "runner %s is ready: %s slots, %s types", self.name, self._assignment.concurrency, len(self._assignment.types)
-        )
+        return engine
 
     async def wait(self) -> None:
         """Wait until the runner has ended by itself (`drain`), or somebody has stopped it."""
@@ -152,7 +168,12 @@ class Runner:
 
         Harmless to repeat; another call with a shorter timeout hurries the first.
         """
-        if self._status in ("new", "starting", "stopped"):
+        if self._status in ("new", "stopped"):
+            return
+        if self._status == "starting" and self._starting is not None:
+            self._stop_asked = True
+            self._starting.cancel()
+            await self._stopped.wait()
             return
         seconds = self.settings.shutdown_timeout.total_seconds() if timeout is None else timeout
         self._hurry_at = min(self._hurry_at, time.monotonic() + seconds)

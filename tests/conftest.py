@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 import psycopg
 import pytest
@@ -42,17 +42,17 @@ def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def template(server_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def template(server_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of a migrated database that tests are cloned from; made once for all workers."""
     shared = _shared(tmp_path_factory)
     name = TEMPLATE_PREFIX + uuid.uuid5(uuid.NAMESPACE_URL, str(shared)).hex[:12]
     with _locked(shared / "template.lock"), psycopg.connect(server_dsn, autocommit=True) as connection:
         if not (shared / "template.done").exists():
             connection.execute(f'DROP DATABASE IF EXISTS "{name}"')
-            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0 ENCODING \'UTF8\'')
+            connection.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8'")
             migrate(database_dsn(server_dsn, name))
             (shared / "template.done").touch()
-    yield name
+    return name
 
 
 @pytest.fixture
@@ -142,7 +142,8 @@ def wait_until(condition: Callable[[], Any], *, timeout: float = 10.0) -> Any:
 def database_dsn(server_dsn: str, name: str) -> str:
     """The same server, another database."""
     parts = urlsplit(server_dsn)
-    return urlunsplit(parts._replace(path="/" + quote(name, safe="")))
+    # Not urlunsplit: it drops the `//` of an address without a host.
+    return f"{parts.scheme}://{parts.netloc}/{quote(name, safe='')}" + (f"?{parts.query}" if parts.query else "")
 
 
 @contextmanager

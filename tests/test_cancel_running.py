@@ -70,7 +70,9 @@ async def test_a_running_async_task_is_interrupted_once_and_cleans_up_in_peace(q
     assert handle.cancel() is False
 
 
-async def test_a_cancelled_task_that_raises_something_else_while_it_cleans_up_is_cancelled_all_the_same(queue: Queue, running: Callable[..., Any]):
+async def test_a_cancelled_task_that_raises_something_else_while_it_cleans_up_is_cancelled_all_the_same(
+    queue: Queue, running: Callable[..., Any]
+):
     started = asyncio.Event()
 
     @task(retry=Retry(max_attempts=5))
@@ -90,7 +92,9 @@ async def test_a_cancelled_task_that_raises_something_else_while_it_cleans_up_is
 
 
 @pytest.mark.parametrize("looks", [True, False], ids=["looks", "never looks"])
-async def test_a_thread_is_told_and_counts_as_cancelled_only_if_it_looked(looks: bool, queue: Queue, running: Callable[..., Any], connection: Row):
+async def test_a_thread_is_told_and_counts_as_cancelled_only_if_it_looked(
+    looks: bool, queue: Queue, running: Callable[..., Any], connection: Row
+):
     started, told = threading.Event(), threading.Event()
 
     @task
@@ -153,7 +157,9 @@ async def test_a_claimed_task_that_waits_for_a_slot_is_cancelled_without_a_start
     slots.cancel("second", "claim of another attempt")
     assert completer.got == []
     slots.cancel("second", "claim")
-    assert [(settlement.claimed.id, settlement.outcome.reason) for settlement in completer.got] == [("second", "cancelled before it was started")]
+    assert [(settlement.claimed.id, settlement.outcome.reason) for settlement in completer.got] == [
+        ("second", "cancelled before it was started")
+    ]
     await eventually(lambda: started == ["first"])
     slots.interrupt()
 

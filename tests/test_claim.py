@@ -114,7 +114,9 @@ async def test_queues_share_the_slots_by_weight(queue: Queue, drain: Callable[..
     assert len(order) == 120
 
 
-async def test_a_queue_that_appears_later_is_served_too_unless_queues_were_named(queue: Queue, settings: Settings, migrated_database: str):
+async def test_a_queue_that_appears_later_is_served_too_unless_queues_were_named(
+    queue: Queue, settings: Settings, migrated_database: str
+):
     note = register_note()
     everything = Runner(AsyncQueue(migrated_database, settings=settings))
     async with everything:
@@ -192,7 +194,9 @@ async def test_a_task_that_another_runner_promoted_is_found(queue: Queue, migrat
     async with lane(migrated_database) as one:
         queue.enqueue(note(number=2))
         assert numbers(await one.claim("default", 10)) == [2]
-        connection.execute("UPDATE pgqueue.task SET status = 'ready', maturity_at = now() - interval '1 h' WHERE status = 'scheduled'")
+        connection.execute(
+            "UPDATE pgqueue.task SET status = 'ready', maturity_at = now() - interval '1 h' WHERE status = 'scheduled'"
+        )
         assert await claimed_soon(one) == [1]
 
 
@@ -208,6 +212,7 @@ async def test_a_higher_priority_that_comes_later_is_seen_by_the_very_next_claim
 
 
 # ── how the server goes about it ────────────────────────────────────────────────────────────────────────────────────
+
 
 @pytest.fixture
 def large_table(connection: Row) -> Row:
@@ -240,15 +245,27 @@ def parameters(name: str, connection: Row) -> dict[str, Any]:
     watermarks = Watermarks()
     for priority in range(90, 110):
         row = connection.execute(
-            "SELECT maturity_at, id::text FROM pgqueue.task WHERE status = 'ready' AND priority = %s ORDER BY 1, 2 OFFSET 200 LIMIT 1", (priority,)
+            "SELECT maturity_at, id::text FROM pgqueue.task WHERE status = 'ready' AND priority = %s ORDER BY 1, 2 OFFSET 200 LIMIT 1",
+            (priority,),
         ).fetchone()
-        assert row is None or watermarks.advance([Claimed("default", str(CLAIM), row[1], "note", 1, priority, row[0], now, "{}", None, None)]) is None
+        assert (
+            row is None
+            or watermarks.advance([Claimed("default", str(CLAIM), row[1], "note", 1, priority, row[0], now, "{}", None, None)])
+            is None
+        )
     segments = watermarks.segments()._asdict()
     claim = {"queue": "default", "types": ["note", "other"], "runner_id": RUNNER, "claim_id": CLAIM, "limit": 500}
     return {
         "claim": {**claim, **segments},
         "claim from the head": {**claim, **WHOLE._asdict()},
-        "settle": {**fence, "claims": claims_object(batch), "outcomes": "{}", "statuses": ["succeeded"] * len(ids), "results": none, "reasons": none},
+        "settle": {
+            **fence,
+            "claims": claims_object(batch),
+            "outcomes": "{}",
+            "statuses": ["succeeded"] * len(ids),
+            "results": none,
+            "reasons": none,
+        },
         "release": {**fence, **failure, "delays": [1.0] * len(ids), "refunds": [0] * len(ids), "marks": none},
         "bury": {**fence, **failure, "reasons": ["r"] * len(ids)},
         "discard": fence,
@@ -315,7 +332,9 @@ async def test_undecodable_payloads_go_back_once_then_die_and_do_not_wedge_the_q
         assert [attempt.error_type for attempt in queue.attempts(id)] == ["pgqueue.errors.PayloadError"] * 2
 
 
-async def test_a_validator_that_raises_whatever_it_likes_costs_only_its_own_task(queue: Queue, drain: Callable[..., Awaitable[Runner]], connection: Row):
+async def test_a_validator_that_raises_whatever_it_likes_costs_only_its_own_task(
+    queue: Queue, drain: Callable[..., Awaitable[Runner]], connection: Row
+):
     from pydantic import field_validator
 
     @task
@@ -331,7 +350,9 @@ async def test_a_validator_that_raises_whatever_it_likes_costs_only_its_own_task
 
         async def run(self) -> None: ...
 
-    connection.execute("""INSERT INTO pgqueue.task (type, payload, status, options) VALUES ('picky', '{"number": 13}', 'ready', '{"undecodable": true}')""")
+    connection.execute(
+        """INSERT INTO pgqueue.task (type, payload, status, options) VALUES ('picky', '{"number": 13}', 'ready', '{"undecodable": true}')"""
+    )
     good = queue.enqueue(Picky(number=1))
     await drain(concurrency=1)
     assert good.status() is Status.SUCCEEDED

@@ -32,7 +32,9 @@ def effects(connection: Row) -> int:
     return int(row[0])
 
 
-async def test_the_write_and_the_result_commit_together_and_what_run_returns_changes_nothing(queue: Queue, drain: Drain, connection: Row):
+async def test_the_write_and_the_result_commit_together_and_what_run_returns_changes_nothing(
+    queue: Queue, drain: Drain, connection: Row
+):
     @task
     class AsyncPay(Task[str]):
         async def run(self) -> str:
@@ -69,7 +71,9 @@ async def test_without_complete_the_result_is_null(queue: Queue, drain: Drain):
     assert handle.result(timeout=1) is None
 
 
-async def test_a_connection_of_ones_own_is_used_and_committed(queue: Queue, drain: Drain, connection: Row, migrated_database: str):
+async def test_a_connection_of_ones_own_is_used_and_committed(
+    queue: Queue, drain: Drain, connection: Row, migrated_database: str
+):
     @task
     class AsyncPay(Task):
         async def run(self) -> None:
@@ -92,7 +96,9 @@ async def test_a_connection_of_ones_own_is_used_and_committed(queue: Queue, drai
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
-async def test_an_error_in_the_block_rolls_back_both_and_the_attempt_fails(kind: str, queue: Queue, drain: Drain, connection: Row):
+async def test_an_error_in_the_block_rolls_back_both_and_the_attempt_fails(
+    kind: str, queue: Queue, drain: Drain, connection: Row
+):
     if kind == "async":
 
         @task(name="pay")
@@ -128,7 +134,9 @@ async def test_in_a_process_it_works_the_same(queue: Queue, drain: Drain, connec
     assert effects(connection) == 1
 
 
-async def test_what_run_raises_afterwards_is_logged_and_changes_nothing(queue: Queue, drain: Drain, connection: Row, caplog: pytest.LogCaptureFixture):
+async def test_what_run_raises_afterwards_is_logged_and_changes_nothing(
+    queue: Queue, drain: Drain, connection: Row, caplog: pytest.LogCaptureFixture
+):
     @task(retry=Retry(max_attempts=5))
     class Late(Task):
         async def run(self) -> None:
@@ -224,7 +232,9 @@ async def test_what_a_task_enqueues_inside_exists_if_and_only_if_it_completes(qu
     assert names == {"async False", "async shortcut False", "sync False", "sync shortcut False"}
 
 
-async def test_an_aborted_transaction_of_the_users_fails_the_attempt_in_the_ordinary_way(queue: Queue, drain: Drain, connection: Row):
+async def test_an_aborted_transaction_of_the_users_fails_the_attempt_in_the_ordinary_way(
+    queue: Queue, drain: Drain, connection: Row
+):
     @task
     class Clumsy(Task):
         async def run(self) -> None:
@@ -278,7 +288,9 @@ async def test_an_attempt_completes_once_and_only_on_an_idle_connection(queue: Q
     ]
 
 
-async def test_a_block_that_was_rolled_back_may_be_repeated_and_leaves_no_result_behind(queue: Queue, drain: Drain, connection: Row):
+async def test_a_block_that_was_rolled_back_may_be_repeated_and_leaves_no_result_behind(
+    queue: Queue, drain: Drain, connection: Row
+):
     @task
     class Persistent(Task[str | None]):
         async def run(self) -> None:

@@ -174,7 +174,11 @@ async def test_an_abandoned_thread_makes_room_for_another():
 async def test_a_task_in_a_process_gives_its_result_also_if_it_is_async_or_large(queue: Queue, drain: Drain):
     work.register()
     text = "ä" * 300_000
-    square, later, large = queue.enqueue(work.Square(number=12)), queue.enqueue(work.SquareLater(number=5)), queue.enqueue(work.Large(text=text))
+    square, later, large = (
+        queue.enqueue(work.Square(number=12)),
+        queue.enqueue(work.SquareLater(number=5)),
+        queue.enqueue(work.Large(text=text)),
+    )
     await drain(concurrency=2)
     assert (square.result(timeout=1), later.result(timeout=1), large.result(timeout=1)) == (144, 25, text.upper())
 
@@ -210,7 +214,9 @@ async def test_a_process_that_is_killed_is_a_failed_attempt_naming_the_signal_an
     assert fine.result(timeout=1) == 4
 
 
-async def test_a_process_that_the_system_killed_while_idle_costs_no_task_its_attempt(queue: Queue, settings: Settings, migrated_database: str):
+async def test_a_process_that_the_system_killed_while_idle_costs_no_task_its_attempt(
+    queue: Queue, settings: Settings, migrated_database: str
+):
     work.register()
     async with Runner(AsyncQueue(migrated_database, settings=settings), concurrency=1):
         first = queue.enqueue(work.Describe())
@@ -231,7 +237,9 @@ def _is_running(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("way", ["cancel", "timeout"])
-async def test_a_process_task_that_must_stop_is_killed(way: str, queue: Queue, settings: Settings, migrated_database: str, tmp_path: Path):
+async def test_a_process_task_that_must_stop_is_killed(
+    way: str, queue: Queue, settings: Settings, migrated_database: str, tmp_path: Path
+):
     work.register()
     path = tmp_path / "pid"
     handle = queue.enqueue(work.Hold(path=str(path)), **({"timeout": timedelta(seconds=2)} if way == "timeout" else {}))  # type: ignore[arg-type]
@@ -266,7 +274,18 @@ async def test_a_running_task_knows_who_where_when_and_by_whom(queue: Queue, dra
     class Curious(Task):
         async def run(self) -> None:
             context = self.context
-            names = ("task_id", "claim_id", "attempt", "type", "queue_name", "scheduled_at", "started_at", "runner_id", "cancelled", "error")
+            names = (
+                "task_id",
+                "claim_id",
+                "attempt",
+                "type",
+                "queue_name",
+                "scheduled_at",
+                "started_at",
+                "runner_id",
+                "cancelled",
+                "error",
+            )
             seen.update({name: getattr(context, name) for name in names})
 
     at = datetime.now(UTC) - timedelta(minutes=5)
@@ -348,7 +367,9 @@ async def test_hooks_run_once_a_runner_in_order_and_their_resources_reach_the_ta
     assert events == ["start 1", "start 2 sees loaded", "async loaded", "thread loaded", "stop 2", "stop 1 sees loaded"]
 
 
-async def test_a_start_hook_that_raises_stops_the_start_and_nothing_is_claimed(queue: Queue, settings: Settings, migrated_database: str):
+async def test_a_start_hook_that_raises_stops_the_start_and_nothing_is_claimed(
+    queue: Queue, settings: Settings, migrated_database: str
+):
     @on_runner_start
     async def refuse(resources: dict[str, Any]) -> None:
         raise LookupError("no licence")
@@ -365,10 +386,14 @@ async def test_a_start_hook_that_raises_stops_the_start_and_nothing_is_claimed(q
     await runner.stop()
     assert handle.status() is Status.READY
     with psycopg.connect(migrated_database) as connection:
-        assert connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pgqueue %'").fetchone() == (0,)
+        assert connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pgqueue %'"
+        ).fetchone() == (0,)
 
 
-async def test_two_runners_with_the_same_types_start_one_after_the_other(queue: Queue, settings: Settings, migrated_database: str):
+async def test_two_runners_with_the_same_types_start_one_after_the_other(
+    queue: Queue, settings: Settings, migrated_database: str
+):
     @task
     class Shared(Task):
         """Its title."""

@@ -58,8 +58,8 @@ def test_types_do_not_share_keys():
 def test_the_order_of_a_set_or_a_dictionary_does_not_matter(words: set[str], random: Any):
     shuffled = list(words)
     random.shuffle(shuffled)
-    one = Syncing(names=words, anything={word: 1 for word in sorted(words)}, inner={"a": Inner(tags=words)})
-    other = Syncing(names=set(shuffled), anything={word: 1 for word in shuffled}, inner={"a": Inner(tags=set(shuffled))})
+    one = Syncing(names=words, anything=dict.fromkeys(sorted(words), 1), inner={"a": Inner(tags=words)})
+    other = Syncing(names=set(shuffled), anything=dict.fromkeys(shuffled, 1), inner={"a": Inner(tags=set(shuffled))})
     assert _key(one, "names", "anything", "inner") == _key(other, "names", "anything", "inner")
 
 

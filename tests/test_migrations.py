@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -57,7 +58,10 @@ def migrated(connection: psycopg.Connection[Any], empty_database: str) -> psycop
 def url(conninfo: str, scheme: str = "postgresql") -> str:
     parts = conninfo_to_dict(conninfo)
     secret = f":{parts['password']}" if parts.get("password") else ""
-    return f"{scheme}://{parts['user']}{secret}@{parts['host']}:{parts.get('port') or 5432}/{parts['dbname']}"
+    host, port = str(parts["host"]), parts.get("port") or 5432
+    if host.startswith("/"):  # a socket's directory
+        return f"{scheme}://{parts['user']}{secret}@/{parts['dbname']}?host={quote(host, safe='')}&port={port}"
+    return f"{scheme}://{parts['user']}{secret}@{host}:{port}/{parts['dbname']}"
 
 
 def alembic(*arguments: str, dsn: str = "", schema: str = "pgqueue") -> subprocess.CompletedProcess[str]:
@@ -348,6 +352,7 @@ ORDER BY indexrelid::regclass::text
 def test_tables_made_from_the_models_equal_the_migrated_ones(migrated: psycopg.Connection[Any], query: str) -> None:
     from sqlalchemy import create_engine, create_mock_engine
 
+    migrated.execute("SET search_path = ''")  # names come back with their schema then
     migrated.execute("CREATE SCHEMA drawn")
     migrated.execute("CREATE FUNCTION drawn.new_id() RETURNS uuid LANGUAGE sql AS 'SELECT gen_random_uuid()'")
     script: list[str] = []

@@ -11,7 +11,21 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import AsyncQueue, Cancel, Ignore, Queue, Retry, RetryIn, Runner, Snooze, Status, Task, TaskHandle, TaskNotFound, task
+from pgqueue import (
+    AsyncQueue,
+    Cancel,
+    Ignore,
+    Queue,
+    Retry,
+    RetryIn,
+    Runner,
+    Snooze,
+    Status,
+    Task,
+    TaskHandle,
+    TaskNotFound,
+    task,
+)
 from pgqueue.executor import DELAY_SECONDS_MAX, FLOOR_AFTER_TRIES, FLOOR_SECONDS
 from pgqueue.settings import Settings
 from tests.conftest import eventually
@@ -71,7 +85,9 @@ async def test_next_try_reads_its_tries_and_the_error_and_three_retries_are_four
         (SystemExit(1), "ValueError: no (and its retry decision raised SystemExit)"),
     ],
 )
-async def test_a_next_try_that_stops_or_makes_no_sense_or_raises_lets_the_task_die(answer: Any, reason: str, queue: Queue, drain: Drain):
+async def test_a_next_try_that_stops_or_makes_no_sense_or_raises_lets_the_task_die(
+    answer: Any, reason: str, queue: Queue, drain: Drain
+):
     @task
     class Failing(Task):
         async def run(self) -> None:
@@ -226,7 +242,9 @@ def test_a_snooze_takes_a_timedelta_of_zero_or_more(wrong: Any):
 
 
 @pytest.mark.parametrize("kind", ["async", "thread"])
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, StopIteration, StopAsyncIteration])
+@pytest.mark.parametrize(
+    "error", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, StopIteration, StopAsyncIteration]
+)
 async def test_whatever_a_task_raises_is_a_failed_attempt_and_the_runner_lives(
     error: type[BaseException], kind: str, queue: Queue, drain: Drain
 ):

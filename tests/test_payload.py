@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import json
 import logging
 import math
-import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -19,7 +17,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_serializer, model_validator
 from typing_extensions import TypedDict
 
 from pgqueue import PayloadError, Queue, Task, registry, task
@@ -103,14 +101,10 @@ KINDS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def jsonb(migrated_module_database: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(migrated_module_database, autocommit=True) as connection:
+def jsonb(server_dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection that turns text into jsonb and back; it needs no schema."""
+    with psycopg.connect(server_dsn, autocommit=True) as connection:
         yield connection
-
-
-@pytest.fixture(scope="module")
-def migrated_module_database(server_dsn: str) -> str:
-    return server_dsn
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -166,22 +160,20 @@ REFUSED = {
     "deeper than is read back": _deep(230),
     "deep bomb": _deep(5000),
     "no JSON": object(),
-    "a complex number": 1j,
     "too large": "x" * (2 * 1024 * 1024),
     "too large in bytes": "ä" * (600 * 1024),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_json_or_postgresql_cannot_hold_is_refused_before_the_insert(what: str, queue: Queue):
+def test_what_json_or_postgresql_cannot_hold_is_refused_before_anything_is_sent(what: str):
     task(Anything)
     with pytest.raises(PayloadError, match="the payload of anything") as refusal:
-        queue.enqueue(Anything.model_construct(value=REFUSED[what]))
+        Queue("postgresql://127.0.0.1:1/nowhere").enqueue(Anything.model_construct(value=REFUSED[what]))
     assert len(str(refusal.value)) < 1000
-    assert queue.depth() == 0
 
 
-@pytest.mark.parametrize("what", [what for what in REFUSED if what != "deeper than is read back"])
+@pytest.mark.parametrize("what", REFUSED)
 def test_what_json_or_postgresql_cannot_hold_is_no_result(what: str):
     with pytest.raises(PayloadError, match="the result of anything"):
         encode_result(task(Anything).__task_type__, REFUSED[what])  # type: ignore[arg-type]
@@ -228,16 +220,6 @@ def test_an_instance_changed_or_built_past_the_checks_is_refused(queue: Queue):
 
 
 def test_a_serializer_that_raises_is_a_payload_error():
-    class Moody(Task):
-        n: int = 1
-
-        def __getattribute__(self, name: str) -> Any:
-            return super().__getattribute__(name)
-
-        async def run(self) -> None: ...
-
-    from pydantic import field_serializer
-
     class Refusing(Task):
         n: int = 1
 
@@ -249,7 +231,6 @@ def test_a_serializer_that_raises_is_a_payload_error():
 
     with pytest.raises(PayloadError, match="LookupError"):
         encode(task(Refusing).__task_type__, Refusing())  # type: ignore[arg-type]
-    assert encode(task(Moody).__task_type__, Moody()) == '{"n":1}'  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), ZeroDivisionError(), SystemExit(1), KeyboardInterrupt()])
@@ -348,11 +329,6 @@ def test_values_by_name_may_be_python_values_or_their_json_forms():
         payloads.validate(cls.__task_type__, {"value": object()})
     with pytest.raises(PayloadError):
         payloads.validate(cls.__task_type__, {"value": "\ud800"})
-
-
-def test_a_payload_is_never_pickled_or_evaluated():
-    assert "pickle" not in sys.modules.get("pgqueue.payload").__dict__  # type: ignore[union-attr]
-    assert json.loads(encode(task(Checked).__task_type__, Checked())) == {"number": 1, "name": "x"}  # type: ignore[arg-type]
 
 
 def _task_of(annotation: Any, *, result: Any = None) -> Any:

@@ -39,7 +39,9 @@ def start(migrated_database: str, tmp_path: Path, connection: Row) -> Iterator[S
 
 
 def row_of(connection: Row, handle: TaskHandle[Any]) -> tuple[Any, ...]:
-    row = connection.execute("SELECT status::text, attempt, crashes, maturity_at FROM pgqueue.task WHERE id = %s", (handle.id,)).fetchone()
+    row = connection.execute(
+        "SELECT status::text, attempt, crashes, maturity_at FROM pgqueue.task WHERE id = %s", (handle.id,)
+    ).fetchone()
     assert row is not None
     return row
 
@@ -174,7 +176,9 @@ async def test_stats_say_who_it_is_and_what_it_did(queue: Queue, runner: Runner)
     assert runner.stats().status == "stopped"
 
 
-async def test_a_paused_runner_claims_nothing_and_rests_and_a_resumed_one_really_resumes(queue: Queue, runner: Runner, connection: Row):
+async def test_a_paused_runner_claims_nothing_and_rests_and_a_resumed_one_really_resumes(
+    queue: Queue, runner: Runner, connection: Row
+):
     async with runner:
         warm_up = queue.enqueue_by_name("quick")
         await eventually(lambda: warm_up.status() is Status.SUCCEEDED)
@@ -228,7 +232,14 @@ async def test_to_stop_before_or_during_the_start_leaves_nothing_running(runner:
     await runner.stop()
     await asyncio.wait([starting], timeout=10)
     assert runner.stats().status == "stopped"
-    await eventually(lambda: connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pgqueue %'").fetchone() == (0,))
+    await eventually(
+        lambda: (
+            connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pgqueue %'"
+            ).fetchone()
+            == (0,)
+        )
+    )
 
 
 async def test_a_start_that_was_cancelled_can_be_stopped(migrated_database: str, settings: Settings, runner: Runner):

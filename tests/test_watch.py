@@ -16,7 +16,9 @@ def beat(number: int) -> datetime:
     return START + timedelta(seconds=number)
 
 
-def silence(watch: Watch, *, since: float, until: float, connection: int = 1, runner: uuid.UUID = A) -> list[tuple[uuid.UUID, datetime | None]]:
+def silence(
+    watch: Watch, *, since: float, until: float, connection: int = 1, runner: uuid.UUID = A
+) -> list[tuple[uuid.UUID, datetime | None]]:
     """Look every five seconds at a beat that stands still; what the last look gave."""
     found: list[tuple[uuid.UUID, datetime | None]] = []
     now = since

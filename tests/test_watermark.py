@@ -81,7 +81,15 @@ def test_a_priority_not_seen_before_lies_in_some_segment():
     watermarks = Watermarks()
     watermarks.advance([claimed((100, START, NIL)), claimed((50, START, NIL))])
     early = START - timedelta(days=1)
-    assert [finders(watermarks.segments(), (priority, early, NIL)) for priority in (32_767, 101, 100, 75, 50, 1, -32_767)] == [1, 1, 0, 1, 0, 1, 1]
+    assert [finders(watermarks.segments(), (priority, early, NIL)) for priority in (32_767, 101, 100, 75, 50, 1, -32_767)] == [
+        1,
+        1,
+        0,
+        1,
+        0,
+        1,
+        1,
+    ]
 
 
 def test_of_very_many_priorities_the_lowest_share_a_segment_and_no_key_is_lost():
