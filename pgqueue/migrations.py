@@ -214,7 +214,11 @@ def _connect(dsn: str) -> Connection:
     from sqlalchemy.pool import NullPool
 
     def connect() -> psycopg.Connection[Any]:
-        return psycopg.connect(_conninfo(dsn), prepare_threshold=None)
+        connection = psycopg.connect(_conninfo(dsn), prepare_threshold=None, autocommit=True)
+        # A role named like the schema finds it without naming it, and Alembic then takes its tables for unqualified ones.
+        connection.execute("SET search_path = pg_catalog")
+        connection.autocommit = False
+        return connection
 
     # READ COMMITTED, whatever the role's default: under a snapshot older than the lock we would migrate twice.
     engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool, isolation_level="READ COMMITTED")

@@ -124,9 +124,13 @@ class Runner:
         except BaseException as error:
             self._status = "stopped"
             self._stopped.set()
-            if self._stop_asked and isinstance(error, asyncio.CancelledError):
-                raise PgQueueError("the runner was stopped before it had started") from error
-            raise
+            if not (self._stop_asked and isinstance(error, asyncio.CancelledError)):
+                raise
+        finally:
+            self._starting = None
+        if self._stop_asked:
+            # Outside of the handler: the cancellation's traceback would hold on to a half-open connection.
+            raise PgQueueError("the runner was stopped before it had started")
         engine.start()
         self._engine, self._started_at, self._status = engine, time.monotonic(), "running"
         logger.info(

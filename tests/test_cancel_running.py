@@ -46,7 +46,7 @@ def ended(queue: Queue, handle: TaskHandle[Any]) -> tuple[Status, str | None]:
     return record.status, record.reason
 
 
-async def test_a_running_async_task_is_interrupted_once_and_cleans_up_in_peace(queue: Queue, running: Callable[..., Any]):
+async def test_a_running_async_task_is_interrupted_once_and_cleans_up_in_peace(queue: Queue, running: Callable[..., Any]) -> None:
     events: list[str] = []
 
     @task
@@ -72,7 +72,7 @@ async def test_a_running_async_task_is_interrupted_once_and_cleans_up_in_peace(q
 
 async def test_a_cancelled_task_that_raises_something_else_while_it_cleans_up_is_cancelled_all_the_same(
     queue: Queue, running: Callable[..., Any]
-):
+) -> None:
     started = asyncio.Event()
 
     @task(retry=Retry(max_attempts=5))
@@ -94,7 +94,7 @@ async def test_a_cancelled_task_that_raises_something_else_while_it_cleans_up_is
 @pytest.mark.parametrize("looks", [True, False], ids=["looks", "never looks"])
 async def test_a_thread_is_told_and_counts_as_cancelled_only_if_it_looked(
     looks: bool, queue: Queue, running: Callable[..., Any], connection: Row
-):
+) -> None:
     started, told = threading.Event(), threading.Event()
 
     @task
@@ -119,7 +119,7 @@ async def test_a_thread_is_told_and_counts_as_cancelled_only_if_it_looked(
     assert handle.status() is (Status.CANCELLED if looks else Status.SUCCEEDED)
 
 
-async def test_a_process_is_killed(queue: Queue, running: Callable[..., Any], tmp_path: Path):
+async def test_a_process_is_killed(queue: Queue, running: Callable[..., Any], tmp_path: Path) -> None:
     work.register()
     path = tmp_path / "pid"
     handle = queue.enqueue(work.Hold(path=str(path)))
@@ -129,7 +129,7 @@ async def test_a_process_is_killed(queue: Queue, running: Callable[..., Any], tm
         await eventually(lambda: handle.status() is Status.CANCELLED)
 
 
-async def test_a_claimed_task_that_waits_for_a_slot_is_cancelled_without_a_start(settings: Settings):
+async def test_a_claimed_task_that_waits_for_a_slot_is_cancelled_without_a_start(settings: Settings) -> None:
     started: list[str] = []
 
     class Stub(Executor):
@@ -167,7 +167,7 @@ async def test_a_claimed_task_that_waits_for_a_slot_is_cancelled_without_a_start
 @pytest.mark.parametrize("way", ["retry", "snooze"])
 async def test_a_cancellation_is_not_lost_when_the_attempt_ends_before_its_runner_has_looked(
     way: str, queue: Queue, running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     async def look(self: Heart) -> None:
         """Never look."""
 
@@ -193,7 +193,7 @@ async def test_a_cancellation_is_not_lost_when_the_attempt_ends_before_its_runne
     assert [attempt.error for attempt in queue.attempts(handle)] == (["after the cancellation"] if way == "retry" else [])
 
 
-async def test_cancel_all_reaches_what_runs(queue: Queue, running: Callable[..., Any]):
+async def test_cancel_all_reaches_what_runs(queue: Queue, running: Callable[..., Any]) -> None:
     started: list[int] = []
 
     @task

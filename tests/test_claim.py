@@ -39,7 +39,7 @@ async def lane(dsn: str, *types: str) -> AsyncIterator[Lane]:
         await link.drop()
 
 
-def register_note() -> type[Task]:
+def register_note() -> type[Any]:
     @task(name="note")
     class Note(Task):
         number: int = 0
@@ -56,7 +56,7 @@ def numbers(batch: list[Claimed]) -> list[int]:
 # ── the order ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_higher_priority_runs_first_and_within_one_the_earlier_enqueued(queue: Queue, migrated_database: str):
+async def test_a_higher_priority_runs_first_and_within_one_the_earlier_enqueued(queue: Queue, migrated_database: str) -> None:
     note = register_note()
     for number, priority in enumerate([100, 5, 200, 100, -7, 200]):
         queue.enqueue(note(number=number), priority=priority)
@@ -64,7 +64,7 @@ async def test_a_higher_priority_runs_first_and_within_one_the_earlier_enqueued(
         assert numbers(await one.claim("default", 10)) == [2, 5, 0, 3, 1, 4]
 
 
-async def test_a_task_is_not_claimed_before_its_maturity_however_high_its_priority(queue: Queue, migrated_database: str):
+async def test_a_task_is_not_claimed_before_its_maturity_however_high_its_priority(queue: Queue, migrated_database: str) -> None:
     note = register_note()
     queue.enqueue(note(number=1), delay=timedelta(hours=1), priority=30_000)
     queue.enqueue(note(number=2))
@@ -73,7 +73,9 @@ async def test_a_task_is_not_claimed_before_its_maturity_however_high_its_priori
         assert await one.claim("default", 10) == []
 
 
-async def test_a_claim_never_takes_a_type_that_its_runner_does_not_know(queue: Queue, migrated_database: str, connection: Row):
+async def test_a_claim_never_takes_a_type_that_its_runner_does_not_know(
+    queue: Queue, migrated_database: str, connection: Row
+) -> None:
     note = register_note()
     connection.execute("INSERT INTO pgqueue.task (type, status) VALUES ('newer', 'ready')")
     queue.enqueue(note(number=1))
@@ -83,7 +85,7 @@ async def test_a_claim_never_takes_a_type_that_its_runner_does_not_know(queue: Q
     assert connection.execute("SELECT status::text FROM pgqueue.task WHERE type = 'newer'").fetchall() == [("ready",)]
 
 
-async def test_a_runner_of_one_type_leaves_the_others(queue: Queue, drain: Callable[..., Awaitable[Runner]]):
+async def test_a_runner_of_one_type_leaves_the_others(queue: Queue, drain: Callable[..., Awaitable[Runner]]) -> None:
     @task
     class Mine(Task):
         async def run(self) -> None: ...
@@ -97,7 +99,7 @@ async def test_a_runner_of_one_type_leaves_the_others(queue: Queue, drain: Calla
     assert (mine.status(), theirs.status()) == (Status.SUCCEEDED, Status.READY)
 
 
-async def test_queues_share_the_slots_by_weight(queue: Queue, drain: Callable[..., Awaitable[Runner]]):
+async def test_queues_share_the_slots_by_weight(queue: Queue, drain: Callable[..., Awaitable[Runner]]) -> None:
     order: list[str] = []
 
     @task
@@ -116,7 +118,7 @@ async def test_queues_share_the_slots_by_weight(queue: Queue, drain: Callable[..
 
 async def test_a_queue_that_appears_later_is_served_too_unless_queues_were_named(
     queue: Queue, settings: Settings, migrated_database: str
-):
+) -> None:
     note = register_note()
     everything = Runner(AsyncQueue(migrated_database, settings=settings))
     async with everything:
@@ -128,7 +130,7 @@ async def test_a_queue_that_appears_later_is_served_too_unless_queues_were_named
         assert other.status() is Status.READY
 
 
-async def test_four_concurrent_claimers_never_share_a_task(queue: Queue, migrated_database: str):
+async def test_four_concurrent_claimers_never_share_a_task(queue: Queue, migrated_database: str) -> None:
     note = register_note()
     count = 4_000
     queue.enqueue_many([note(number=number) for number in range(count)])
@@ -156,7 +158,7 @@ async def claimed_soon(one: Lane) -> list[int]:
     return numbers(await eventually(lambda: one.claim("default", 10), timeout=3))
 
 
-async def test_a_task_that_commits_late_behind_the_watermark_is_found(queue: Queue, migrated_database: str):
+async def test_a_task_that_commits_late_behind_the_watermark_is_found(queue: Queue, migrated_database: str) -> None:
     note = register_note()
     async with lane(migrated_database) as one:
         with psycopg.connect(migrated_database) as late:
@@ -168,7 +170,7 @@ async def test_a_task_that_commits_late_behind_the_watermark_is_found(queue: Que
         assert await claimed_soon(one) == [1]
 
 
-async def test_a_task_with_an_instant_in_the_past_is_found_behind_the_watermark(queue: Queue, migrated_database: str):
+async def test_a_task_with_an_instant_in_the_past_is_found_behind_the_watermark(queue: Queue, migrated_database: str) -> None:
     note = register_note()
     queue.enqueue(note(number=1))
     async with lane(migrated_database) as one:
@@ -177,7 +179,9 @@ async def test_a_task_with_an_instant_in_the_past_is_found_behind_the_watermark(
         assert await claimed_soon(one) == [2]
 
 
-async def test_what_a_runner_gave_back_is_ahead_of_its_watermark_at_once(queue: Queue, migrated_database: str, connection: Row):
+async def test_what_a_runner_gave_back_is_ahead_of_its_watermark_at_once(
+    queue: Queue, migrated_database: str, connection: Row
+) -> None:
     note = register_note()
     queue.enqueue_many([note(number=number) for number in range(5)])
     async with lane(migrated_database) as one:
@@ -188,7 +192,7 @@ async def test_what_a_runner_gave_back_is_ahead_of_its_watermark_at_once(queue: 
         assert numbers(await one.claim("default", 10)) == [1, 2]
 
 
-async def test_a_task_that_another_runner_promoted_is_found(queue: Queue, migrated_database: str, connection: Row):
+async def test_a_task_that_another_runner_promoted_is_found(queue: Queue, migrated_database: str, connection: Row) -> None:
     note = register_note()
     queue.enqueue(note(number=1), delay=timedelta(hours=1))
     async with lane(migrated_database) as one:
@@ -200,7 +204,7 @@ async def test_a_task_that_another_runner_promoted_is_found(queue: Queue, migrat
         assert await claimed_soon(one) == [1]
 
 
-async def test_a_higher_priority_that_comes_later_is_seen_by_the_very_next_claim(queue: Queue, migrated_database: str):
+async def test_a_higher_priority_that_comes_later_is_seen_by_the_very_next_claim(queue: Queue, migrated_database: str) -> None:
     note = register_note()
     queue.enqueue_many([note(number=number) for number in range(20)])
     async with lane(migrated_database) as one:
@@ -245,14 +249,12 @@ def parameters(name: str, connection: Row) -> dict[str, Any]:
     watermarks = Watermarks()
     for priority in range(90, 110):
         row = connection.execute(
-            "SELECT maturity_at, id::text FROM pgqueue.task WHERE status = 'ready' AND priority = %s ORDER BY 1, 2 OFFSET 200 LIMIT 1",
+            "SELECT maturity_at, id::text FROM pgqueue.task"
+            " WHERE status = 'ready' AND priority = %s ORDER BY 1, 2 OFFSET 200 LIMIT 1",
             (priority,),
         ).fetchone()
-        assert (
-            row is None
-            or watermarks.advance([Claimed("default", str(CLAIM), row[1], "note", 1, priority, row[0], now, "{}", None, None)])
-            is None
-        )
+        if row is not None:
+            watermarks.advance([Claimed("default", str(CLAIM), row[1], "note", 1, priority, row[0], now, "{}", None, None)])
     segments = watermarks.segments()._asdict()
     claim = {"queue": "default", "types": ["note", "other"], "runner_id": RUNNER, "claim_id": CLAIM, "limit": 500}
     return {
@@ -289,7 +291,7 @@ def scans(plan: Any, found: list[str] | None = None) -> list[str]:
 
 
 @pytest.mark.parametrize("is_analyzed", [False, True], ids=["without statistics", "with statistics"])
-def test_hot_statements_use_the_indexes_at_50000_rows(is_analyzed: bool, large_table: Row):
+def test_hot_statements_use_the_indexes_at_50000_rows(is_analyzed: bool, large_table: Row) -> None:
     if is_analyzed:
         large_table.execute("ANALYZE pgqueue.task")
     found = {}
@@ -314,7 +316,7 @@ def test_hot_statements_use_the_indexes_at_50000_rows(is_analyzed: bool, large_t
 
 async def test_undecodable_payloads_go_back_once_then_die_and_do_not_wedge_the_queue(
     queue: Queue, connection: Row, drain: Callable[..., Awaitable[Runner]], migrated_database: str
-):
+) -> None:
     note = register_note()
     deep = '{"number":' + "[" * 1_500 + "]" * 1_500 + "}"
     for payload in ('{"number": 1e5000}', deep, '{"number": "no number"}', '{"number": 1, "a": 1e5000}'):
@@ -334,7 +336,7 @@ async def test_undecodable_payloads_go_back_once_then_die_and_do_not_wedge_the_q
 
 async def test_a_validator_that_raises_whatever_it_likes_costs_only_its_own_task(
     queue: Queue, drain: Callable[..., Awaitable[Runner]], connection: Row
-):
+) -> None:
     from pydantic import field_validator
 
     @task
@@ -360,5 +362,5 @@ async def test_a_validator_that_raises_whatever_it_likes_costs_only_its_own_task
     assert error.endswith("SystemExit: unlucky")
 
 
-def test_statements_carry_no_comments_to_the_server():
+def test_statements_carry_no_comments_to_the_server() -> None:
     assert "--" not in Statements("pgqueue").claim.text

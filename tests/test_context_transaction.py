@@ -34,7 +34,7 @@ def effects(connection: Row) -> int:
 
 async def test_the_write_and_the_result_commit_together_and_what_run_returns_changes_nothing(
     queue: Queue, drain: Drain, connection: Row
-):
+) -> None:
     @task
     class AsyncPay(Task[str]):
         async def run(self) -> str:
@@ -58,7 +58,7 @@ async def test_the_write_and_the_result_commit_together_and_what_run_returns_cha
     assert runner.stats().lost_leases == 0
 
 
-async def test_without_complete_the_result_is_null(queue: Queue, drain: Drain):
+async def test_without_complete_the_result_is_null(queue: Queue, drain: Drain) -> None:
     @task
     class Quiet(Task):
         async def run(self) -> Any:
@@ -73,7 +73,7 @@ async def test_without_complete_the_result_is_null(queue: Queue, drain: Drain):
 
 async def test_a_connection_of_ones_own_is_used_and_committed(
     queue: Queue, drain: Drain, connection: Row, migrated_database: str
-):
+) -> None:
     @task
     class AsyncPay(Task):
         async def run(self) -> None:
@@ -98,7 +98,7 @@ async def test_a_connection_of_ones_own_is_used_and_committed(
 @pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_an_error_in_the_block_rolls_back_both_and_the_attempt_fails(
     kind: str, queue: Queue, drain: Drain, connection: Row
-):
+) -> None:
     if kind == "async":
 
         @task(name="pay")
@@ -125,7 +125,7 @@ async def test_an_error_in_the_block_rolls_back_both_and_the_attempt_fails(
     assert (record.status, record.reason) == (Status.DEAD, "ValueError: in the block")
 
 
-async def test_in_a_process_it_works_the_same(queue: Queue, drain: Drain, connection: Row):
+async def test_in_a_process_it_works_the_same(queue: Queue, drain: Drain, connection: Row) -> None:
     work.register()
     fine, failing = queue.enqueue(work.Transact()), queue.enqueue(work.Transact(fails=True))
     await drain(concurrency=1)
@@ -136,7 +136,7 @@ async def test_in_a_process_it_works_the_same(queue: Queue, drain: Drain, connec
 
 async def test_what_run_raises_afterwards_is_logged_and_changes_nothing(
     queue: Queue, drain: Drain, connection: Row, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     @task(retry=Retry(max_attempts=5))
     class Late(Task):
         async def run(self) -> None:
@@ -153,7 +153,7 @@ async def test_what_run_raises_afterwards_is_logged_and_changes_nothing(
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
-async def test_a_lease_lost_inside_raises_and_rolls_back(kind: str, queue: Queue, drain: Drain, connection: Row):
+async def test_a_lease_lost_inside_raises_and_rolls_back(kind: str, queue: Queue, drain: Drain, connection: Row) -> None:
     seen: list[str] = []
 
     def take_away(task_id: Any) -> None:
@@ -195,7 +195,7 @@ async def test_a_lease_lost_inside_raises_and_rolls_back(kind: str, queue: Queue
     assert runner.stats().lost_leases == 1
 
 
-async def test_what_a_task_enqueues_inside_exists_if_and_only_if_it_completes(queue: Queue, drain: Drain):
+async def test_what_a_task_enqueues_inside_exists_if_and_only_if_it_completes(queue: Queue, drain: Drain) -> None:
     @task
     class Child(Task):
         name: str
@@ -234,7 +234,7 @@ async def test_what_a_task_enqueues_inside_exists_if_and_only_if_it_completes(qu
 
 async def test_an_aborted_transaction_of_the_users_fails_the_attempt_in_the_ordinary_way(
     queue: Queue, drain: Drain, connection: Row
-):
+) -> None:
     @task
     class Clumsy(Task):
         async def run(self) -> None:
@@ -252,7 +252,9 @@ async def test_an_aborted_transaction_of_the_users_fails_the_attempt_in_the_ordi
     assert effects(connection) == 0
 
 
-async def test_an_attempt_completes_once_and_only_on_an_idle_connection(queue: Queue, drain: Drain, migrated_database: str):
+async def test_an_attempt_completes_once_and_only_on_an_idle_connection(
+    queue: Queue, drain: Drain, migrated_database: str
+) -> None:
     refusals: list[str] = []
 
     async def refused(block: Any) -> None:
@@ -281,7 +283,7 @@ async def test_an_attempt_completes_once_and_only_on_an_idle_connection(queue: Q
     await drain()
     assert handle.status() is Status.SUCCEEDED, queue.attempts(handle)
     assert refusals == [
-        "context.transaction(connection=...) takes a connection that is in no transaction",
+        "context.transaction(connection=...) takes a connection in no transaction",
         "connection takes a psycopg.AsyncConnection, not object",
         "context.transaction() is already open",
         "context.transaction() has completed this task already",
@@ -290,7 +292,7 @@ async def test_an_attempt_completes_once_and_only_on_an_idle_connection(queue: Q
 
 async def test_a_block_that_was_rolled_back_may_be_repeated_and_leaves_no_result_behind(
     queue: Queue, drain: Drain, connection: Row
-):
+) -> None:
     @task
     class Persistent(Task[str | None]):
         async def run(self) -> None:
@@ -310,7 +312,7 @@ async def test_a_block_that_was_rolled_back_may_be_repeated_and_leaves_no_result
     assert effects(connection) == 1
 
 
-async def test_a_result_that_cannot_be_stored_rolls_back(queue: Queue, drain: Drain, connection: Row):
+async def test_a_result_that_cannot_be_stored_rolls_back(queue: Queue, drain: Drain, connection: Row) -> None:
     @task
     class Wrong(Task[int]):
         async def run(self) -> Any:
@@ -325,7 +327,7 @@ async def test_a_result_that_cannot_be_stored_rolls_back(queue: Queue, drain: Dr
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
-async def test_as_many_transactions_are_open_at_a_time_as_there_are_slots(kind: str, queue: Queue, drain: Drain):
+async def test_as_many_transactions_are_open_at_a_time_as_there_are_slots(kind: str, queue: Queue, drain: Drain) -> None:
     count = 12
     everybody, everyone = asyncio.Barrier(count), threading.Barrier(count)
 

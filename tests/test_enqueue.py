@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue import (
     AsyncQueue,
@@ -343,8 +343,7 @@ def _kill_others(connection: psycopg.Connection[Any]) -> None:
 @contextmanager
 def _swallowing_proxy(dsn: str) -> Iterator[tuple[str, Callable[[bytes], None]]]:
     """A way to the server that can be told to cut a connection after the server has carried out a statement, reply unseen."""
-    parts = urlsplit(dsn)
-    target = (parts.hostname or "127.0.0.1", parts.port or 5432)
+    parts = conninfo_to_dict(dsn)
     listener = socket.create_server(("127.0.0.1", 0))
     trigger: list[bytes] = []
     threads: list[threading.Thread] = []
@@ -355,15 +354,16 @@ def _swallowing_proxy(dsn: str) -> Iterator[tuple[str, Callable[[bytes], None]]]
                 client, _ = listener.accept()
             except OSError:
                 return
-            thread = threading.Thread(target=_relay, args=(client, target, trigger))
+            thread = threading.Thread(target=_relay, args=(client, parts, trigger))
             thread.start()
             threads.append(thread)
 
     server = threading.Thread(target=serve)
     server.start()
-    user = f"{parts.username}{':' + parts.password if parts.password else ''}@" if parts.username else ""
+    secret = f":{parts['password']}" if parts.get("password") else ""
+    user = f"{parts['user']}{secret}@" if parts.get("user") else ""
     try:
-        yield urlunsplit(parts._replace(netloc=f"{user}127.0.0.1:{listener.getsockname()[1]}")), trigger.append
+        yield f"postgresql://{user}127.0.0.1:{listener.getsockname()[1]}/{parts['dbname']}", trigger.append
         assert not trigger, "the statement to swallow never came"
     finally:
         listener.shutdown(socket.SHUT_RDWR)
@@ -373,9 +373,19 @@ def _swallowing_proxy(dsn: str) -> Iterator[tuple[str, Callable[[bytes], None]]]
             thread.join(10)
 
 
-def _relay(client: socket.socket, target: tuple[str, int], trigger: list[bytes]) -> None:
+def _upstream(parts: dict[str, Any]) -> socket.socket:
+    """A connection to the server itself, over TCP or the socket in its directory."""
+    host, port = str(parts.get("host") or "127.0.0.1"), int(parts.get("port") or 5432)
+    if not host.startswith("/"):
+        return socket.create_connection((host, port))
+    upstream = socket.socket(socket.AF_UNIX)
+    upstream.connect(f"{host}/.s.PGSQL.{port}")
+    return upstream
+
+
+def _relay(client: socket.socket, parts: dict[str, Any], trigger: list[bytes]) -> None:
     """Pass bytes on both ways; after a message that holds the trigger, read the server's reply, and hang up on the client."""
-    upstream = socket.create_connection(target)
+    upstream = _upstream(parts)
     doomed = threading.Event()
 
     def back() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import AsyncQueue, ConfigurationError, PayloadError, Queue, Task, Unique, task
+from pgqueue import AsyncQueue, ConfigurationError, PayloadError, Queue, Task, Unique, registry, task
 from pgqueue.operations import COPY_MIN
 from pgqueue.settings import Settings
 
@@ -153,8 +153,6 @@ def test_keys_that_are_taken_give_the_holders(queue: Queue):
 
 def test_tasks_with_and_without_keys_mix(queue: Queue):
     task(idempotency_key=lambda task: f"n{task.n}")(type("Once", (Note,), {"__module__": __name__}))
-    from pgqueue import registry
-
     once = registry.get("once").cls
     batch: list[Any] = [Note(), Sync(user_id=1), once(n=1), Note(), once(n=1), Sync(user_id=1), once(n=2)]
     handles = queue.enqueue_many(batch)

@@ -36,7 +36,7 @@ def own_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
 # ── kinds ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_async_tasks_run_on_the_loop_and_sync_ones_in_threads(queue: Queue, drain: Drain):
+async def test_async_tasks_run_on_the_loop_and_sync_ones_in_threads(queue: Queue, drain: Drain) -> None:
     @task
     class OnLoop(Task[int]):
         async def run(self) -> int:
@@ -54,7 +54,9 @@ async def test_async_tasks_run_on_the_loop_and_sync_ones_in_threads(queue: Queue
 
 @pytest.mark.parametrize("kind", ["async", "thread"])
 @pytest.mark.parametrize("concurrency", [1, 3, 8])
-async def test_as_many_run_at_a_time_as_there_are_slots_never_more(concurrency: int, kind: str, queue: Queue, drain: Drain):
+async def test_as_many_run_at_a_time_as_there_are_slots_never_more(
+    concurrency: int, kind: str, queue: Queue, drain: Drain
+) -> None:
     running, most, lock = 0, 0, threading.Lock()
 
     def enter(change: int) -> None:
@@ -87,7 +89,7 @@ async def test_as_many_run_at_a_time_as_there_are_slots_never_more(concurrency: 
     assert most == concurrency
 
 
-async def test_each_attempt_has_a_fresh_context_of_variables(queue: Queue, drain: Drain):
+async def test_each_attempt_has_a_fresh_context_of_variables(queue: Queue, drain: Drain) -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="fresh")
     seen: list[str] = []
 
@@ -112,7 +114,7 @@ async def test_each_attempt_has_a_fresh_context_of_variables(queue: Queue, drain
     assert seen == ["fresh"] * 10
 
 
-async def test_a_sync_task_that_blocks_holds_up_no_async_one(queue: Queue, drain: Drain):
+async def test_a_sync_task_that_blocks_holds_up_no_async_one(queue: Queue, drain: Drain) -> None:
     released = threading.Event()
 
     @task
@@ -131,7 +133,7 @@ async def test_a_sync_task_that_blocks_holds_up_no_async_one(queue: Queue, drain
     assert blocking.result(timeout=1) is True
 
 
-async def test_threads_are_reused(queue: Queue, drain: Drain):
+async def test_threads_are_reused(queue: Queue, drain: Drain) -> None:
     names: list[str] = []
 
     @task
@@ -145,7 +147,7 @@ async def test_threads_are_reused(queue: Queue, drain: Drain):
     assert len(set(names)) <= 3
 
 
-async def test_jobs_start_at_once_while_there_are_threads_left():
+async def test_jobs_start_at_once_while_there_are_threads_left() -> None:
     """An idle thread that has just taken a job must not pass for idle: the next job would wait behind that one."""
     threads = Threads(3)
     try:
@@ -157,7 +159,7 @@ async def test_jobs_start_at_once_while_there_are_threads_left():
         threads.close()
 
 
-async def test_an_abandoned_thread_makes_room_for_another():
+async def test_an_abandoned_thread_makes_room_for_another() -> None:
     threads, release = Threads(1), threading.Event()
     try:
         with pytest.raises(TimeoutError):
@@ -171,7 +173,7 @@ async def test_an_abandoned_thread_makes_room_for_another():
 # ── processes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_task_in_a_process_gives_its_result_also_if_it_is_async_or_large(queue: Queue, drain: Drain):
+async def test_a_task_in_a_process_gives_its_result_also_if_it_is_async_or_large(queue: Queue, drain: Drain) -> None:
     work.register()
     text = "ä" * 300_000
     square, later, large = (
@@ -183,7 +185,7 @@ async def test_a_task_in_a_process_gives_its_result_also_if_it_is_async_or_large
     assert (square.result(timeout=1), later.result(timeout=1), large.result(timeout=1)) == (144, 25, text.upper())
 
 
-async def test_a_failure_in_a_process_is_decided_about_over_there(queue: Queue, drain: Drain):
+async def test_a_failure_in_a_process_is_decided_about_over_there(queue: Queue, drain: Drain) -> None:
     work.register()
     handle, unstorable = queue.enqueue(work.FailTwice()), queue.enqueue(work.Unstorable())
     deadline = time.monotonic() + 20
@@ -196,7 +198,9 @@ async def test_a_failure_in_a_process_is_decided_about_over_there(queue: Queue, 
     assert unstorable.status() is Status.DEAD
 
 
-async def test_a_process_that_is_killed_is_a_failed_attempt_naming_the_signal_and_the_next_task_runs(queue: Queue, drain: Drain):
+async def test_a_process_that_is_killed_is_a_failed_attempt_naming_the_signal_and_the_next_task_runs(
+    queue: Queue, drain: Drain
+) -> None:
     work.register()
     killed = queue.enqueue(work.KillItself(), priority=200)
     odd = queue.enqueue(work.KillItself(number=40), priority=190)
@@ -216,7 +220,7 @@ async def test_a_process_that_is_killed_is_a_failed_attempt_naming_the_signal_an
 
 async def test_a_process_that_the_system_killed_while_idle_costs_no_task_its_attempt(
     queue: Queue, settings: Settings, migrated_database: str
-):
+) -> None:
     work.register()
     async with Runner(AsyncQueue(migrated_database, settings=settings), concurrency=1):
         first = queue.enqueue(work.Describe())
@@ -239,7 +243,7 @@ def _is_running(pid: int) -> bool:
 @pytest.mark.parametrize("way", ["cancel", "timeout"])
 async def test_a_process_task_that_must_stop_is_killed(
     way: str, queue: Queue, settings: Settings, migrated_database: str, tmp_path: Path
-):
+) -> None:
     work.register()
     path = tmp_path / "pid"
     handle = queue.enqueue(work.Hold(path=str(path)), **({"timeout": timedelta(seconds=2)} if way == "timeout" else {}))  # type: ignore[arg-type]
@@ -252,7 +256,7 @@ async def test_a_process_task_that_must_stop_is_killed(
     assert not _is_running(pid)
 
 
-async def test_a_process_task_has_a_context_and_enqueues_from_inside(queue: Queue, drain: Drain):
+async def test_a_process_task_has_a_context_and_enqueues_from_inside(queue: Queue, drain: Drain) -> None:
     work.register()
     handle = queue.enqueue(work.Describe(), queue="other")
     runner = await drain()
@@ -267,7 +271,7 @@ async def test_a_process_task_has_a_context_and_enqueues_from_inside(queue: Queu
 # ── context ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_running_task_knows_who_where_when_and_by_whom(queue: Queue, drain: Drain, connection: Row):
+async def test_a_running_task_knows_who_where_when_and_by_whom(queue: Queue, drain: Drain, connection: Row) -> None:
     seen: dict[str, Any] = {}
 
     @task
@@ -299,7 +303,7 @@ async def test_a_running_task_knows_who_where_when_and_by_whom(queue: Queue, dra
     }  # fmt: skip
 
 
-async def test_tasks_enqueue_more_tasks_each_with_a_client_of_its_kind(queue: Queue, drain: Drain):
+async def test_tasks_enqueue_more_tasks_each_with_a_client_of_its_kind(queue: Queue, drain: Drain) -> None:
     ran: list[str] = []
 
     @task
@@ -330,7 +334,7 @@ async def test_tasks_enqueue_more_tasks_each_with_a_client_of_its_kind(queue: Qu
 # ── hooks and resources ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_hooks_run_once_a_runner_in_order_and_their_resources_reach_the_tasks(queue: Queue, drain: Drain):
+async def test_hooks_run_once_a_runner_in_order_and_their_resources_reach_the_tasks(queue: Queue, drain: Drain) -> None:
     events: list[str] = []
 
     @on_runner_start
@@ -369,7 +373,7 @@ async def test_hooks_run_once_a_runner_in_order_and_their_resources_reach_the_ta
 
 async def test_a_start_hook_that_raises_stops_the_start_and_nothing_is_claimed(
     queue: Queue, settings: Settings, migrated_database: str
-):
+) -> None:
     @on_runner_start
     async def refuse(resources: dict[str, Any]) -> None:
         raise LookupError("no licence")
@@ -393,7 +397,7 @@ async def test_a_start_hook_that_raises_stops_the_start_and_nothing_is_claimed(
 
 async def test_two_runners_with_the_same_types_start_one_after_the_other(
     queue: Queue, settings: Settings, migrated_database: str
-):
+) -> None:
     @task
     class Shared(Task):
         """Its title."""

@@ -64,7 +64,9 @@ def note() -> Task:
 # ── promotion ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_two_runners_promote_each_due_task_once_and_the_rest_stays(migrated_database: str, link: Link, connection: Row):
+async def test_two_runners_promote_each_due_task_once_and_the_rest_stays(
+    migrated_database: str, link: Link, connection: Row
+) -> None:
     connection.execute(
         "INSERT INTO pgqueue.task (type, maturity_at) SELECT 'note', now() + CASE WHEN n <= 3000 THEN '-1 s' ELSE '1 h' END::interval"
         " FROM generate_series(1, 4000) AS n"
@@ -86,7 +88,7 @@ async def test_two_runners_promote_each_due_task_once_and_the_rest_stays(migrate
     assert told + told_other
 
 
-async def test_a_promotion_tells_the_first_key_of_each_priority(link: Link, connection: Row):
+async def test_a_promotion_tells_the_first_key_of_each_priority(link: Link, connection: Row) -> None:
     early = datetime(2026, 1, 1, tzinfo=UTC)
     for priority, hours in ((5, 2), (5, 1), (7, 3)):
         connection.execute(
@@ -103,7 +105,7 @@ async def test_a_promotion_tells_the_first_key_of_each_priority(link: Link, conn
     ]
 
 
-async def test_it_sleeps_until_the_next_is_due_and_no_longer_than_the_poll(queue: Queue, link: Link):
+async def test_it_sleeps_until_the_next_is_due_and_no_longer_than_the_poll(queue: Queue, link: Link) -> None:
     queue.enqueue(note(), delay=timedelta(milliseconds=300))
     one, _ = promotion(link)
     assert 0.1 < await one.promote() <= 0.3
@@ -113,7 +115,7 @@ async def test_it_sleeps_until_the_next_is_due_and_no_longer_than_the_poll(queue
 
 async def test_a_due_task_that_somebody_holds_locked_does_not_make_it_spin(
     queue: Queue, link: Link, connection: Row, migrated_database: str
-):
+) -> None:
     connection.execute("INSERT INTO pgqueue.task (type) VALUES ('note')")
     one, _ = promotion(link)
     with psycopg.connect(migrated_database) as holder:
@@ -123,7 +125,7 @@ async def test_a_due_task_that_somebody_holds_locked_does_not_make_it_spin(
     assert count(connection, "task WHERE status = 'ready'") == 1
 
 
-async def test_an_expected_task_is_looked_for_when_it_is_due_and_not_at_the_next_poll(link: Link, connection: Row):
+async def test_an_expected_task_is_looked_for_when_it_is_due_and_not_at_the_next_poll(link: Link, connection: Row) -> None:
     one, told = promotion(link, poll_seconds=30.0)
     stop = asyncio.Event()
     running = asyncio.create_task(one.run(stop))
@@ -136,7 +138,7 @@ async def test_an_expected_task_is_looked_for_when_it_is_due_and_not_at_the_next
     await asyncio.wait_for(running, 3)
 
 
-async def test_a_type_spelt_differently_by_hand_becomes_canonical_and_runs(queue: Queue, connection: Row, drain: Drain):
+async def test_a_type_spelt_differently_by_hand_becomes_canonical_and_runs(queue: Queue, connection: Row, drain: Drain) -> None:
     ran: list[int] = []
 
     @task
@@ -155,7 +157,7 @@ async def test_a_type_spelt_differently_by_hand_becomes_canonical_and_runs(queue
     assert connection.execute("SELECT DISTINCT type FROM pgqueue.history").fetchall() == [("send-email",)]
 
 
-async def test_a_plain_insert_from_sql_is_an_enqueue(connection: Row, drain: Drain):
+async def test_a_plain_insert_from_sql_is_an_enqueue(connection: Row, drain: Drain) -> None:
     note()
     connection.execute("""INSERT INTO pgqueue.task (type, payload) VALUES ('note', '{}')""")
     await drain()
@@ -167,7 +169,7 @@ async def test_a_plain_insert_from_sql_is_an_enqueue(connection: Row, drain: Dra
 
 async def test_expired_tasks_are_cancelled_idempotency_keys_forgotten_and_the_rest_is_kept(
     queue: Queue, link: Link, connection: Row, settings: Settings
-):
+) -> None:
     hour, one = timedelta(hours=1), note()
     waiting, fresh, delayed = (queue.enqueue(one, expires=hour * 3, delay=delay) for delay in (None, None, hour * 2))
     keys = [queue.enqueue(one, idempotency_key=key) for key in ("old", "new")]
@@ -190,7 +192,7 @@ HISTORY = (
 )
 
 
-async def test_what_is_older_than_its_retention_goes(link: Link, connection: Row):
+async def test_what_is_older_than_its_retention_goes(link: Link, connection: Row) -> None:
     settings = Settings(history_retention="3d", dead_retention="5d")  # type: ignore[arg-type]
     connection.execute(HISTORY, ("note", 24 * 6, 10))
     connection.execute(HISTORY, ("note", 1, 10))
@@ -217,7 +219,7 @@ async def test_what_is_older_than_its_retention_goes(link: Link, connection: Row
 
 async def test_a_running_runner_makes_the_partitions_of_the_days_to_come(
     queue: Queue, connection: Row, migrated_database: str, settings: Settings
-):
+) -> None:
     drop_partitions(connection)
     note()
     async with Runner(AsyncQueue(migrated_database, settings=settings)):
@@ -245,7 +247,7 @@ def drop_partitions(connection: Row) -> None:
 
 async def test_partitions_that_could_not_be_had_are_tried_again_with_the_next_sweep(
     link: Link, connection: Row, settings: Settings, migrated_database: str
-):
+) -> None:
     sweeps = Sweeps(SQL, link, settings)
     await sweeps.sweep()
     assert sweeps._partitions_at > time.monotonic()
@@ -259,7 +261,7 @@ async def test_partitions_that_could_not_be_had_are_tried_again_with_the_next_sw
     assert again._partitions_at > time.monotonic()
 
 
-async def test_upkeep_outlives_the_loss_of_its_connection(link: Link, connection: Row, settings: Settings):
+async def test_upkeep_outlives_the_loss_of_its_connection(link: Link, connection: Row, settings: Settings) -> None:
     one, told = promotion(link, poll_seconds=0.02)
     stop = asyncio.Event()
     running = asyncio.create_task(one.run(stop))

@@ -53,7 +53,7 @@ def waiting_seconds(connection: Row) -> float:
 # ── next_try ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_next_try_reads_its_tries_and_the_error_and_three_retries_are_four_attempts(queue: Queue, drain: Drain):
+async def test_next_try_reads_its_tries_and_the_error_and_three_retries_are_four_attempts(queue: Queue, drain: Drain) -> None:
     seen: list[tuple[int, str]] = []
 
     @task
@@ -87,7 +87,7 @@ async def test_next_try_reads_its_tries_and_the_error_and_three_retries_are_four
 )
 async def test_a_next_try_that_stops_or_makes_no_sense_or_raises_lets_the_task_die(
     answer: Any, reason: str, queue: Queue, drain: Drain
-):
+) -> None:
     @task
     class Failing(Task):
         async def run(self) -> None:
@@ -105,7 +105,7 @@ async def test_a_next_try_that_stops_or_makes_no_sense_or_raises_lets_the_task_d
     assert (record.status, record.reason) == (Status.DEAD, reason)
 
 
-async def test_zero_tries_again_at_once_with_a_floor_after_ten_in_a_row(queue: Queue, drain: Drain, connection: Row):
+async def test_zero_tries_again_at_once_with_a_floor_after_ten_in_a_row(queue: Queue, drain: Drain, connection: Row) -> None:
     runs: list[int] = []
 
     @task
@@ -123,7 +123,7 @@ async def test_zero_tries_again_at_once_with_a_floor_after_ten_in_a_row(queue: Q
     assert 0 < waiting_seconds(connection) <= FLOOR_SECONDS
 
 
-async def test_a_delay_of_millions_of_years_is_cut_to_a_century(queue: Queue, drain: Drain, connection: Row):
+async def test_a_delay_of_millions_of_years_is_cut_to_a_century(queue: Queue, drain: Drain, connection: Row) -> None:
     @task
     class Patient(Task):
         async def run(self) -> None:
@@ -137,7 +137,7 @@ async def test_a_delay_of_millions_of_years_is_cut_to_a_century(queue: Queue, dr
     assert abs(waiting_seconds(connection) - DELAY_SECONDS_MAX) < 60
 
 
-async def test_a_short_retry_is_not_left_waiting_for_the_next_poll(queue: Queue, migrated_database: str):
+async def test_a_short_retry_is_not_left_waiting_for_the_next_poll(queue: Queue, migrated_database: str) -> None:
     ran_at: list[float] = []
 
     @task(retry=Retry(max_attempts=5, backoff="fixed", initial=timedelta(milliseconds=50), jitter=0))
@@ -156,7 +156,9 @@ async def test_a_short_retry_is_not_left_waiting_for_the_next_poll(queue: Queue,
 # ── Retry ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_policy_stops_at_its_attempts_at_errors_it_is_not_for_and_at_errors_it_excludes(queue: Queue, drain: Drain):
+async def test_a_policy_stops_at_its_attempts_at_errors_it_is_not_for_and_at_errors_it_excludes(
+    queue: Queue, drain: Drain
+) -> None:
     @task(retry=Retry(max_attempts=3, initial=SOON, jitter=0, on=OSError, unless=FileNotFoundError))
     class Fetch(Task):
         error: str
@@ -169,7 +171,7 @@ async def test_a_policy_stops_at_its_attempts_at_errors_it_is_not_for_and_at_err
     assert {name: len(queue.attempts(handle)) for name, handle in handles.items()} == {"on": 3, "unless": 1, "other": 1}
 
 
-async def test_an_enqueue_may_bring_its_own_policy(queue: Queue, drain: Drain):
+async def test_an_enqueue_may_bring_its_own_policy(queue: Queue, drain: Drain) -> None:
     @task
     class Once(Task):
         async def run(self) -> None:
@@ -184,7 +186,7 @@ async def test_an_enqueue_may_bring_its_own_policy(queue: Queue, drain: Drain):
 # ── raised on purpose ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_snooze_runs_the_task_again_and_spends_no_attempt(queue: Queue, drain: Drain):
+async def test_snooze_runs_the_task_again_and_spends_no_attempt(queue: Queue, drain: Drain) -> None:
     attempts: list[int] = []
 
     @task
@@ -201,7 +203,7 @@ async def test_snooze_runs_the_task_again_and_spends_no_attempt(queue: Queue, dr
     assert queue.attempts(handle) == []
 
 
-async def test_ignore_and_cancel_end_the_task_with_their_reasons(queue: Queue, drain: Drain):
+async def test_ignore_and_cancel_end_the_task_with_their_reasons(queue: Queue, drain: Drain) -> None:
     @task
     class Resigned(Task):
         kind: str
@@ -218,7 +220,7 @@ async def test_ignore_and_cancel_end_the_task_with_their_reasons(queue: Queue, d
     ]
 
 
-async def test_retry_in_fails_the_attempt_and_comes_back_whatever_the_policy_says(queue: Queue, drain: Drain):
+async def test_retry_in_fails_the_attempt_and_comes_back_whatever_the_policy_says(queue: Queue, drain: Drain) -> None:
     @task
     class Told(Task):
         async def run(self) -> None:
@@ -233,7 +235,7 @@ async def test_retry_in_fails_the_attempt_and_comes_back_whatever_the_policy_say
 
 
 @pytest.mark.parametrize("wrong", [timedelta(seconds=-1), 5, None])
-def test_a_snooze_takes_a_timedelta_of_zero_or_more(wrong: Any):
+def test_a_snooze_takes_a_timedelta_of_zero_or_more(wrong: Any) -> None:
     with pytest.raises(ValueError, match="takes a timedelta from 0"):
         Snooze(wrong)
 
@@ -247,7 +249,7 @@ def test_a_snooze_takes_a_timedelta_of_zero_or_more(wrong: Any):
 )
 async def test_whatever_a_task_raises_is_a_failed_attempt_and_the_runner_lives(
     error: type[BaseException], kind: str, queue: Queue, drain: Drain
-):
+) -> None:
     if kind == "async":
 
         @task(name="raising")
@@ -272,7 +274,9 @@ async def test_whatever_a_task_raises_is_a_failed_attempt_and_the_runner_lives(
     assert (runner.stats().processed, runner.stats().failed) == (2, 1)
 
 
-async def test_what_a_thread_that_a_task_started_raises_through_its_future_does_not_wedge_the_slot(queue: Queue, drain: Drain):
+async def test_what_a_thread_that_a_task_started_raises_through_its_future_does_not_wedge_the_slot(
+    queue: Queue, drain: Drain
+) -> None:
     """A GeneratorExit that comes out of a future closes the coroutines around it instead of unwinding them."""
 
     def leave() -> None:
@@ -289,7 +293,7 @@ async def test_what_a_thread_that_a_task_started_raises_through_its_future_does_
     assert queue.attempts(handle)[0].error_type == "GeneratorExit"
 
 
-async def test_an_exception_whose_str_raises_is_stored_by_its_type(queue: Queue, drain: Drain):
+async def test_an_exception_whose_str_raises_is_stored_by_its_type(queue: Queue, drain: Drain) -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no words")
@@ -307,7 +311,7 @@ async def test_an_exception_whose_str_raises_is_stored_by_its_type(queue: Queue,
     assert handle.status() is Status.DEAD
 
 
-async def test_errors_of_any_size_and_with_any_character_are_stored(queue: Queue, drain: Drain):
+async def test_errors_of_any_size_and_with_any_character_are_stored(queue: Queue, drain: Drain) -> None:
     @task
     class Loud(Task):
         text: int
@@ -324,7 +328,7 @@ async def test_errors_of_any_size_and_with_any_character_are_stored(queue: Queue
 
 
 @pytest.mark.parametrize("kind", ["async", "thread"])
-async def test_a_stored_traceback_begins_where_the_authors_code_begins(kind: str, queue: Queue, drain: Drain):
+async def test_a_stored_traceback_begins_where_the_authors_code_begins(kind: str, queue: Queue, drain: Drain) -> None:
     def inner() -> None:
         raise ValueError("deep")
 
@@ -358,7 +362,7 @@ async def test_a_stored_traceback_begins_where_the_authors_code_begins(kind: str
 # ── results ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_result_that_cannot_be_stored_is_a_failure_that_says_why(queue: Queue, drain: Drain):
+async def test_a_result_that_cannot_be_stored_is_a_failure_that_says_why(queue: Queue, drain: Drain) -> None:
     results = {"no json": object(), "too large": "x" * 2 * 1024 * 1024, "nul": "a\0b", "nan": float("nan"), "surrogate": "\ud800"}
 
     @task
@@ -377,7 +381,7 @@ async def test_a_result_that_cannot_be_stored_is_a_failure_that_says_why(queue: 
     assert all("the result of give" in error for error in errors.values()), errors
 
 
-async def test_a_result_is_checked_against_what_the_task_promises(queue: Queue, drain: Drain):
+async def test_a_result_is_checked_against_what_the_task_promises(queue: Queue, drain: Drain) -> None:
     @task
     class Count(Task[int]):
         text: str
@@ -392,7 +396,7 @@ async def test_a_result_is_checked_against_what_the_task_promises(queue: Queue, 
     assert "is not what Task[...] promises" in queue.attempts(bad)[0].error
 
 
-async def test_a_sync_run_that_returns_a_coroutine_is_told_to_be_async(queue: Queue, drain: Drain):
+async def test_a_sync_run_that_returns_a_coroutine_is_told_to_be_async(queue: Queue, drain: Drain) -> None:
     @task
     class Confused(Task):
         def run(self) -> Any:
@@ -403,7 +407,7 @@ async def test_a_sync_run_that_returns_a_coroutine_is_told_to_be_async(queue: Qu
     assert "write `async def run`" in queue.attempts(handle)[0].error
 
 
-async def test_without_history_nothing_is_kept_of_a_success(queue: Queue, drain: Drain, connection: Row):
+async def test_without_history_nothing_is_kept_of_a_success(queue: Queue, drain: Drain, connection: Row) -> None:
     @task(history=False)
     class Fleeting(Task):
         fails: bool = False
@@ -421,7 +425,9 @@ async def test_without_history_nothing_is_kept_of_a_success(queue: Queue, drain:
     assert failing.status() is Status.DEAD
 
 
-async def test_a_task_not_started_by_its_expiry_is_cancelled_with_that_reason(queue: Queue, drain: Drain, connection: Row):
+async def test_a_task_not_started_by_its_expiry_is_cancelled_with_that_reason(
+    queue: Queue, drain: Drain, connection: Row
+) -> None:
     ran: list[int] = []
 
     @task
@@ -440,7 +446,7 @@ async def test_a_task_not_started_by_its_expiry_is_cancelled_with_that_reason(qu
 # ── timeouts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_async_task_is_cancelled_at_its_timeout_and_may_clean_up(queue: Queue, drain: Drain):
+async def test_an_async_task_is_cancelled_at_its_timeout_and_may_clean_up(queue: Queue, drain: Drain) -> None:
     cleaned: list[str] = []
 
     @task(timeout=timedelta(milliseconds=50))
@@ -461,7 +467,7 @@ async def test_an_async_task_is_cancelled_at_its_timeout_and_may_clean_up(queue:
     assert (handle.status(), cleaned) == (Status.DEAD, ["up"])
 
 
-async def test_a_thread_is_told_at_its_timeout_and_fenced_off(queue: Queue, drain: Drain):
+async def test_a_thread_is_told_at_its_timeout_and_fenced_off(queue: Queue, drain: Drain) -> None:
     told: list[bool] = []
 
     @task(timeout=timedelta(milliseconds=50), retry=Retry(max_attempts=2, initial=SOON, jitter=0))
@@ -482,7 +488,7 @@ async def test_a_thread_is_told_at_its_timeout_and_fenced_off(queue: Queue, drai
     assert [attempt.error_type for attempt in queue.attempts(handle)] == ["TimeoutError"]
 
 
-async def test_an_enqueue_may_bring_its_own_timeout(queue: Queue, drain: Drain):
+async def test_an_enqueue_may_bring_its_own_timeout(queue: Queue, drain: Drain) -> None:
     @task(timeout=timedelta(hours=1))
     class Slow(Task):
         async def run(self) -> None:
@@ -493,7 +499,7 @@ async def test_an_enqueue_may_bring_its_own_timeout(queue: Queue, drain: Drain):
     assert handle.status() is Status.DEAD
 
 
-async def test_a_timeout_of_the_tasks_own_is_an_ordinary_error(queue: Queue, drain: Drain):
+async def test_a_timeout_of_the_tasks_own_is_an_ordinary_error(queue: Queue, drain: Drain) -> None:
     @task(timeout=timedelta(hours=1))
     class Impatient(Task):
         async def run(self) -> None:
@@ -508,7 +514,7 @@ async def test_a_timeout_of_the_tasks_own_is_an_ordinary_error(queue: Queue, dra
 # ── what is written down ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_attempts_and_dead_rows_say_what_happened_when_and_to_whom(queue: Queue, drain: Drain, connection: Row):
+async def test_attempts_and_dead_rows_say_what_happened_when_and_to_whom(queue: Queue, drain: Drain, connection: Row) -> None:
     @task(retry=Retry(max_attempts=2, initial=SOON, jitter=0), tags=["a", "b"])
     class Failing(Task):
         number: int
@@ -535,7 +541,7 @@ async def test_attempts_and_dead_rows_say_what_happened_when_and_to_whom(queue: 
     assert claims == (2, 2)
 
 
-async def test_a_unique_key_is_kept_over_a_retry_and_freed_by_death(queue: Queue, drain: Drain):
+async def test_a_unique_key_is_kept_over_a_retry_and_freed_by_death(queue: Queue, drain: Drain) -> None:
     @task(unique=True, retry=Retry(max_attempts=2, backoff="fixed", initial=timedelta(milliseconds=300), jitter=0))
     class Only(Task):
         async def run(self) -> None:

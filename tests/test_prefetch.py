@@ -18,26 +18,26 @@ def measured(*, duration_seconds: float, round_trip_seconds: float, concurrency:
     return prefetch
 
 
-def test_before_anything_is_measured_only_the_slots_are_filled():
+def test_before_anything_is_measured_only_the_slots_are_filled() -> None:
     prefetch = Prefetch(concurrency=10, limit=1_000)
     assert prefetch.buffer() == 0
     assert prefetch.request(0) == 10
     assert prefetch.request(10) == 0
 
 
-def test_tasks_of_a_second_are_not_hoarded():
+def test_tasks_of_a_second_are_not_hoarded() -> None:
     assert measured(duration_seconds=1.0, round_trip_seconds=0.002).buffer() == 0
 
 
-def test_tasks_that_end_at_once_are_claimed_by_the_hundred():
+def test_tasks_that_end_at_once_are_claimed_by_the_hundred() -> None:
     assert measured(duration_seconds=0.00002, round_trip_seconds=0.002).buffer() >= 500
 
 
-def test_a_task_that_takes_no_time_at_all_does_not_divide_by_zero():
+def test_a_task_that_takes_no_time_at_all_does_not_divide_by_zero() -> None:
     assert measured(duration_seconds=0.0, round_trip_seconds=0.002).buffer() == 1_000
 
 
-def test_the_pace_that_was_reached_counts_where_tasks_wait_for_each_other():
+def test_the_pace_that_was_reached_counts_where_tasks_wait_for_each_other() -> None:
     prefetch = Prefetch(concurrency=10, limit=1_000)
     prefetch.observe_round_trip(0.002, 0.0)
     for _ in range(1_000):
@@ -46,7 +46,7 @@ def test_the_pace_that_was_reached_counts_where_tasks_wait_for_each_other():
     assert prefetch.buffer() >= 300
 
 
-def test_after_the_work_has_become_slow_the_buffer_shrinks_again():
+def test_after_the_work_has_become_slow_the_buffer_shrinks_again() -> None:
     prefetch = measured(duration_seconds=0.00002, round_trip_seconds=0.002)
     now = 100.0
     for _ in range(60):
@@ -65,7 +65,7 @@ def test_after_the_work_has_become_slow_the_buffer_shrinks_again():
 )
 def test_a_runner_never_asks_for_more_than_slots_and_limit_nor_idles_with_a_free_slot(
     duration_seconds: float, round_trip_seconds: float, concurrency: int, limit: int, in_hand: int
-):
+) -> None:
     prefetch = Prefetch(concurrency=concurrency, limit=limit)
     prefetch.observe_duration(duration_seconds)
     prefetch.observe_round_trip(round_trip_seconds, 0.0)
@@ -78,5 +78,5 @@ def test_a_runner_never_asks_for_more_than_slots_and_limit_nor_idles_with_a_free
 
 
 @pytest.mark.parametrize("in_hand", [10, 11, 1_000])
-def test_a_full_runner_asks_for_nothing(in_hand: int):
+def test_a_full_runner_asks_for_nothing(in_hand: int) -> None:
     assert Prefetch(concurrency=10, limit=1_000).request(in_hand) == 0

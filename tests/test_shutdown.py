@@ -39,7 +39,7 @@ def start(migrated_database: str, tmp_path: Path, connection: Row) -> Iterator[S
 
 
 def row_of(connection: Row, handle: TaskHandle[Any]) -> tuple[Any, ...]:
-    row = connection.execute(
+    row: tuple[Any, ...] | None = connection.execute(
         "SELECT status::text, attempt, crashes, maturity_at FROM pgqueue.task WHERE id = %s", (handle.id,)
     ).fetchone()
     assert row is not None
@@ -56,7 +56,9 @@ def running_now(connection: Row) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_what_runs_gives_back_the_rest_and_exits_0(number: int, queue: Queue, connection: Row, start: Start):
+def test_a_signal_finishes_what_runs_gives_back_the_rest_and_exits_0(
+    number: int, queue: Queue, connection: Row, start: Start
+) -> None:
     running = queue.enqueue(effects.Mark(seconds=1.0), priority=200)
     waiting = [queue.enqueue(effects.Mark(seconds=0)) for _ in range(20)]
     before = [row_of(connection, handle) for handle in waiting]
@@ -72,7 +74,7 @@ def test_a_signal_finishes_what_runs_gives_back_the_rest_and_exits_0(number: int
 
 def test_after_the_shutdown_timeout_what_runs_is_interrupted_and_goes_back_without_spending_an_attempt(
     queue: Queue, connection: Row, start: Start
-):
+) -> None:
     handles = [queue.enqueue(effects.Mark()), queue.enqueue(effects.Blocking())]
     before = [row_of(connection, handle) for handle in handles]
     runner = start("--shutdown-timeout", "200ms")
@@ -83,7 +85,7 @@ def test_after_the_shutdown_timeout_what_runs_is_interrupted_and_goes_back_witho
     assert connection.execute("SELECT count(*) FROM pgqueue.attempt").fetchone() == (0,)
 
 
-def test_a_second_signal_stops_at_once(queue: Queue, connection: Row, start: Start):
+def test_a_second_signal_stops_at_once(queue: Queue, connection: Row, start: Start) -> None:
     handle = queue.enqueue(effects.Mark())
     runner = start("--shutdown-timeout", "60s")
     wait_until(lambda: running_now(connection) == 1)
@@ -95,7 +97,7 @@ def test_a_second_signal_stops_at_once(queue: Queue, connection: Row, start: Sta
 
 
 @pytest.mark.slow
-def test_a_task_that_swallows_its_interruption_does_not_keep_the_process(queue: Queue, connection: Row, start: Start):
+def test_a_task_that_swallows_its_interruption_does_not_keep_the_process(queue: Queue, connection: Row, start: Start) -> None:
     queue.enqueue(effects.Stubborn())
     runner = start("--shutdown-timeout", "200ms")
     wait_until(lambda: running_now(connection) == 1)
@@ -103,7 +105,7 @@ def test_a_task_that_swallows_its_interruption_does_not_keep_the_process(queue: 
     assert runner.wait(40) == 0, runner.output
 
 
-def test_what_a_background_task_of_user_code_raises_never_ends_the_runner(queue: Queue, start: Start):
+def test_what_a_background_task_of_user_code_raises_never_ends_the_runner(queue: Queue, start: Start) -> None:
     first, second = queue.enqueue(effects.ExitInBackground()), queue.enqueue(effects.Plain(number=5))
     runner = start("--concurrency", "1")
     assert (first.result(timeout=10), second.result(timeout=10)) == ("survived", 5)
@@ -114,7 +116,7 @@ def test_what_a_background_task_of_user_code_raises_never_ends_the_runner(queue:
 # ── run until empty ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_drain_runs_what_is_there_and_exits_0(queue: Queue, start: Start):
+def test_drain_runs_what_is_there_and_exits_0(queue: Queue, start: Start) -> None:
     handles = queue.enqueue_many([effects.Plain(number=number) for number in range(500)])
     elsewhere = queue.enqueue(effects.Plain(number=-1), queue="elsewhere")
     runner = start("--drain")
@@ -122,11 +124,13 @@ def test_drain_runs_what_is_there_and_exits_0(queue: Queue, start: Start):
     assert {handle.status() for handle in [*handles, elsewhere]} == {Status.SUCCEEDED}
 
 
-def test_drain_of_an_empty_queue_ends_at_once(start: Start):
+def test_drain_of_an_empty_queue_ends_at_once(start: Start) -> None:
     assert start("--drain").wait() == 0
 
 
-async def test_drain_waits_for_what_another_runner_runs(queue: Queue, settings: Settings, migrated_database: str, drain: Drain):
+async def test_drain_waits_for_what_another_runner_runs(
+    queue: Queue, settings: Settings, migrated_database: str, drain: Drain
+) -> None:
     release, started = asyncio.Event(), asyncio.Event()
 
     @task
@@ -138,7 +142,7 @@ async def test_drain_waits_for_what_another_runner_runs(queue: Queue, settings: 
     handle = queue.enqueue(Held())
     async with Runner(AsyncQueue(migrated_database, settings=settings)):
         await started.wait()
-        draining = asyncio.create_task(drain())
+        draining = asyncio.ensure_future(drain())
         for _ in range(20):
             await asyncio.sleep(0.01)
             assert not draining.done()
@@ -163,7 +167,7 @@ def runner(migrated_database: str, settings: Settings) -> Runner:
     return Runner(AsyncQueue(migrated_database, settings=settings), name="mine", concurrency=3)
 
 
-async def test_stats_say_who_it_is_and_what_it_did(queue: Queue, runner: Runner):
+async def test_stats_say_who_it_is_and_what_it_did(queue: Queue, runner: Runner) -> None:
     new = runner.stats()
     assert (new.status, new.name, new.active, new.processed, new.failed, new.uptime) == ("new", "mine", 0, 0, 0, 0.0)
     async with runner:
@@ -178,7 +182,7 @@ async def test_stats_say_who_it_is_and_what_it_did(queue: Queue, runner: Runner)
 
 async def test_a_paused_runner_claims_nothing_and_rests_and_a_resumed_one_really_resumes(
     queue: Queue, runner: Runner, connection: Row
-):
+) -> None:
     async with runner:
         warm_up = queue.enqueue_by_name("quick")
         await eventually(lambda: warm_up.status() is Status.SUCCEEDED)
@@ -196,7 +200,9 @@ async def test_a_paused_runner_claims_nothing_and_rests_and_a_resumed_one_really
         assert runner.stats().status == "running"
 
 
-async def test_to_stop_twice_is_harmless_and_a_shorter_timeout_hurries(queue: Queue, settings: Settings, migrated_database: str):
+async def test_to_stop_twice_is_harmless_and_a_shorter_timeout_hurries(
+    queue: Queue, settings: Settings, migrated_database: str
+) -> None:
     started = threading.Event()
 
     @task
@@ -217,7 +223,7 @@ async def test_to_stop_twice_is_harmless_and_a_shorter_timeout_hurries(queue: Qu
     assert (handle.status(), runner.stats().status) == (Status.READY, "stopped")
 
 
-async def test_a_runner_is_started_once(runner: Runner):
+async def test_a_runner_is_started_once(runner: Runner) -> None:
     async with runner:
         with pytest.raises(PgQueueError, match="started once"):
             await runner.start()
@@ -225,7 +231,7 @@ async def test_a_runner_is_started_once(runner: Runner):
         await runner.start()
 
 
-async def test_to_stop_before_or_during_the_start_leaves_nothing_running(runner: Runner, connection: Row):
+async def test_to_stop_before_or_during_the_start_leaves_nothing_running(runner: Runner, connection: Row) -> None:
     await runner.stop()
     starting = asyncio.create_task(runner.start())
     await eventually(lambda: runner.stats().status == "starting")
@@ -242,7 +248,7 @@ async def test_to_stop_before_or_during_the_start_leaves_nothing_running(runner:
     )
 
 
-async def test_a_start_that_was_cancelled_can_be_stopped(migrated_database: str, settings: Settings, runner: Runner):
+async def test_a_start_that_was_cancelled_can_be_stopped(migrated_database: str, settings: Settings, runner: Runner) -> None:
     starting = asyncio.create_task(runner.start())
     await eventually(lambda: runner.stats().status == "starting")
     starting.cancel()

@@ -39,7 +39,7 @@ def finders(segments: Segments, key: Key) -> int:
 
 
 @given(steps=steps, key=keys)
-def test_together_the_segments_hold_every_key_that_is_not_behind_its_watermark_and_each_once(steps: Any, key: Key):
+def test_together_the_segments_hold_every_key_that_is_not_behind_its_watermark_and_each_once(steps: Any, key: Key) -> None:
     watermarks = Watermarks()
     model: dict[int, tuple[datetime, str]] = {}
     for action, (priority, maturity_at, id) in steps:
@@ -56,19 +56,19 @@ def test_together_the_segments_hold_every_key_that_is_not_behind_its_watermark_a
     assert finders(watermarks.segments(), key) == (0 if is_behind else 1)
 
 
-def test_a_queue_not_claimed_from_yet_is_scanned_whole():
+def test_a_queue_not_claimed_from_yet_is_scanned_whole() -> None:
     assert Watermarks().segments() == WHOLE
     assert finders(WHOLE, (-LAST, START, NIL)) == finders(WHOLE, (-FIRST, START, NIL)) == 1
 
 
-def test_after_forgetting_the_next_claim_scans_from_the_head():
+def test_after_forgetting_the_next_claim_scans_from_the_head() -> None:
     watermarks = Watermarks()
     watermarks.advance([claimed((100, START, NIL))])
     watermarks.forget()
     assert watermarks.segments() == WHOLE
 
 
-def test_a_task_given_back_is_ahead_of_its_watermark_again():
+def test_a_task_given_back_is_ahead_of_its_watermark_again() -> None:
     watermarks = Watermarks()
     first, second = (100, START, NIL), (100, START + timedelta(seconds=1), NIL)
     watermarks.advance([claimed(first), claimed(second)])
@@ -77,7 +77,7 @@ def test_a_task_given_back_is_ahead_of_its_watermark_again():
     assert finders(watermarks.segments(), first) == 1
 
 
-def test_a_priority_not_seen_before_lies_in_some_segment():
+def test_a_priority_not_seen_before_lies_in_some_segment() -> None:
     watermarks = Watermarks()
     watermarks.advance([claimed((100, START, NIL)), claimed((50, START, NIL))])
     early = START - timedelta(days=1)
@@ -92,7 +92,7 @@ def test_a_priority_not_seen_before_lies_in_some_segment():
     ]
 
 
-def test_of_very_many_priorities_the_lowest_share_a_segment_and_no_key_is_lost():
+def test_of_very_many_priorities_the_lowest_share_a_segment_and_no_key_is_lost() -> None:
     watermarks = Watermarks()
     for priority in range(PRIORITIES_MAX * 2):
         watermarks.advance([claimed((priority, START, NIL))])
