@@ -142,6 +142,6 @@ class _Job:
             self.error = error
 
     def deliver(self) -> None:
-        # The error does not travel in the future: to a coroutine a GeneratorExit or StopIteration from there means something else.
+        # The error does not travel in the future: to a coroutine GeneratorExit and StopIteration from there mean something else.
         if not self.future.done():
             self.future.set_result(None)

@@ -53,7 +53,7 @@ def test_the_database_has_the_same_words_in_the_same_order(connection: psycopg.C
     assert [row[0] for row in rows] == [status.value for status in Status]
 
 
-@pytest.mark.parametrize("status", sorted(FINISHED))
-def test_an_ended_status_has_no_place_among_the_unfinished(connection: psycopg.Connection[Any], status: Status):
-    with pytest.raises(psycopg.errors.CheckViolation):
-        connection.execute("INSERT INTO pgqueue.task (type, status) VALUES ('x', %s)", (status.value,))
+def test_an_ended_status_has_no_place_among_the_unfinished(connection: psycopg.Connection[Any]):
+    for status in FINISHED:
+        with pytest.raises(psycopg.errors.CheckViolation):
+            connection.execute("INSERT INTO pgqueue.task (type, status) VALUES ('x', %s)", (status.value,))
