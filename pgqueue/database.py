@@ -98,7 +98,7 @@ def _execute(connection: psycopg.Connection[Any], call: Call | Copy) -> Rows:
     # Not connection.cursor(): the caller's connection may make cursors of another kind.
     cursor = psycopg.Cursor(connection, row_factory=psycopg.rows.tuple_row)
     if isinstance(call, Copy):
-        with cursor.copy(call.statement.text, ()) as copy:  # with parameters, if none: else a doubled % stays doubled
+        with cursor.copy(_literal(call)) as copy:
             for row in call.rows:
                 copy.write_row(row)
         return []
@@ -109,7 +109,7 @@ def _execute(connection: psycopg.Connection[Any], call: Call | Copy) -> Rows:
 async def _aexecute(connection: psycopg.AsyncConnection[Any], call: Call | Copy) -> Rows:
     cursor = psycopg.AsyncCursor(connection, row_factory=psycopg.rows.tuple_row)
     if isinstance(call, Copy):
-        async with cursor.copy(call.statement.text, ()) as copy:
+        async with cursor.copy(_literal(call)) as copy:
             for row in call.rows:
                 await copy.write_row(row)
         return []
@@ -120,6 +120,11 @@ async def _aexecute(connection: psycopg.AsyncConnection[Any], call: Call | Copy)
 def single(call: Call) -> Operation[Rows]:
     """The operation of one statement: its rows."""
     return (yield call)
+
+
+def _literal(call: Copy) -> str:
+    """COPY takes no parameters, so the driver leaves a doubled % as it is."""
+    return call.statement.text.replace("%%", "%")
 
 
 class Parameters(dict[str, Any]):

@@ -28,7 +28,8 @@ from pgqueue.errors import PgQueueError
 from pgqueue.outcomes import SETTLED, Outcome
 
 JOIN_SECONDS = 5.0
-READY = "ready"
+READY, TAKEN = "ready", "taken"
+"""What a worker process says before its answer: that it has started, and that it has taken a job."""
 
 
 class ProcessDied(PgQueueError):
@@ -62,10 +63,10 @@ class Processes:
 
     async def run(self, task_type: TaskType[Any], context: Context) -> Outcome:
         """Run one attempt over there. Cancelling the wait kills the process. Raises ProcessDied when it ends by itself."""
-        claimed = context._claimed
-        worker = self._take()
+        job = _Job(task_type.cls.__module__, task_type.name, _row(context._claimed))
+        worker = await self._take(job)
         try:
-            outcome = await worker.run(_Job(task_type.cls.__module__, task_type.name, _row(claimed)))
+            outcome = await worker.outcome(job)
         except BaseException:
             worker.kill()
             raise
@@ -76,14 +77,22 @@ class Processes:
             self._idle.append(worker)
         return outcome
 
-    def _take(self) -> _Worker:
-        """An idle process that still lives, else a new one: the system may have killed one in the meantime."""
-        while self._idle:
-            worker = self._idle.pop()
-            if worker.is_alive:
+    async def _take(self, job: _Job) -> _Worker:
+        """A process that has taken the job: an idle one, else a new one. The system may have killed one while it was idle; that
+        must not cost the task an attempt. A new one that ends before it takes anything cannot run this task at all."""
+        while True:
+            is_new = not self._idle
+            worker = _Worker(self._setup) if is_new else self._idle.pop()
+            try:
+                await worker.take(job)
                 return worker
-            worker.kill()
-        return _Worker(self._setup)
+            except ProcessDied:
+                worker.kill()
+                if is_new:
+                    raise
+            except BaseException:
+                worker.kill()
+                raise
 
     def close(self) -> None:
         """End the idle processes. Busy ones end with the attempt that holds them."""
@@ -103,28 +112,35 @@ class _Worker:
         theirs.close()
         self._is_ready = False
 
-    @property
-    def is_alive(self) -> bool:
-        return self._process.is_alive()
-
-    async def run(self, job: _Job) -> Outcome:
+    async def take(self, job: _Job) -> None:
+        """Hand over a job; from here on it counts as started."""
+        if not self._is_ready:
+            # A large payload does not fit into the pipe: sent before anybody reads, it would hold the loop.
+            await self._answer(job)
+            self._is_ready = True
         try:
-            if not self._is_ready:
-                # A large payload does not fit into the pipe: sent before anybody reads, it would hold the loop.
-                await self._answer()
-                self._is_ready = True
             self._pipe.send(job)
-            answer = await self._answer()
-        except (EOFError, OSError) as error:
-            self._process.join(JOIN_SECONDS)
-            raise ProcessDied(f"the process of {job.type} ended with {_exit(self._process.exitcode)}") from error
+        except OSError as error:
+            raise self._died(job) from error
+        await self._answer(job)
+
+    async def outcome(self, job: _Job) -> Outcome:
+        """What came of the job it has taken."""
+        answer = await self._answer(job)
         if isinstance(answer, Outcome):
             return answer
         raise PgQueueError(f"the process of {job.type} could not run it: {answer}")
 
-    async def _answer(self) -> Any:
+    async def _answer(self, job: _Job) -> Any:
         await self._readable()
-        return self._pipe.recv()
+        try:
+            return self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise self._died(job) from error
+
+    def _died(self, job: _Job) -> ProcessDied:
+        self._process.join(JOIN_SECONDS)
+        return ProcessDied(f"the process of {job.type} ended with {_exit(self._process.exitcode)}")
 
     def kill(self) -> None:
         self._process.kill()
@@ -201,6 +217,7 @@ def _serve(pipe: Pipe, setup: Setup) -> None:
             job: _Job = pipe.recv()
         except (EOFError, OSError):
             return
+        pipe.send(TAKEN)
         try:
             answer: Outcome | str = _attempt(job, services, setup)
         except BaseException as error:

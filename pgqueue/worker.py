@@ -116,6 +116,7 @@ class Runner:
             raise PgQueueError("a runner is started once: make another one")
         self._status = "starting"
         self._starting = asyncio.ensure_future(self._prepared())
+        engine: Engine | None = None
         try:
             engine = await self._starting
             if self._stop_asked:  # too late to be cancelled
@@ -126,9 +127,10 @@ class Runner:
             self._stopped.set()
             if not (self._stop_asked and isinstance(error, asyncio.CancelledError)):
                 raise
+            engine = None
         finally:
             self._starting = None
-        if self._stop_asked:
+        if engine is None:
             # Outside of the handler: the cancellation's traceback would hold on to a half-open connection.
             raise PgQueueError("the runner was stopped before it had started")
         engine.start()

@@ -107,10 +107,9 @@ def test_a_schema_may_be_called_almost_anything(empty_database: str, settings: S
         assert queue.counts()["default"]
         assert first.cancel()
         assert queue.cancel_all() == 301
-        with psycopg.connect(empty_database) as connection:
-            with psycopg.ClientCursor(connection) as cursor:
-                cursor.execute("SELECT count(*) FROM pg_namespace WHERE nspname = %s", (name,))
-                assert cursor.fetchone() == (1,)
+        with psycopg.connect(empty_database) as connection, psycopg.ClientCursor(connection) as cursor:
+            cursor.execute("SELECT count(*) FROM pg_namespace WHERE nspname = %s", (name,))
+            assert cursor.fetchone() == (1,)
 
 
 def test_a_database_may_be_called_almost_anything(server_dsn: str, settings: Settings):

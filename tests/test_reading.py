@@ -162,8 +162,8 @@ def test_depth_counts_what_is_ready(queue: Queue, zoo: dict[Status, set[uuid.UUI
 
 
 def test_counts_are_of_unfinished_and_dead_tasks(queue: Queue, zoo: dict[Status, set[uuid.UUID]]):
-    each = {status: 1 for status in (Status.SCHEDULED, Status.BLOCKED, Status.READY, Status.RUNNING, Status.DEAD)}
-    twice = {status: 2 for status in each}
+    each = dict.fromkeys((Status.SCHEDULED, Status.BLOCKED, Status.READY, Status.RUNNING, Status.DEAD), 1)
+    twice = dict.fromkeys(each, 2)
     assert queue.counts() == {"default": twice, "mail": each}
     assert queue.counts("mail") == {"mail": each}
     assert queue.counts("nowhere") == {}

@@ -29,7 +29,7 @@ def test_a_move_is_legal_if_and_only_if_the_design_names_it(before: Status, afte
 def test_every_status_has_its_moves_and_one_kind():
     assert MOVES.keys() == set(Status)
     assert WAITING < UNFINISHED
-    assert UNFINISHED | FINISHED == set(Status)
+    assert set(Status) == UNFINISHED | FINISHED
     assert not UNFINISHED & FINISHED
 
 
