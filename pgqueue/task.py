@@ -79,14 +79,14 @@ class Task(BaseModel, Generic[R]):
             raise PgQueueError(f"{type(self).__name__} is not running: `context` is there only while an attempt runs")
         return context
 
-    def enqueue(self, **options: Unpack[EnqueueOptions]) -> Any:
+    def enqueue(self, *, connection: Any = None, **options: Unpack[EnqueueOptions]) -> Any:
         """Enqueue this task on the default queue (`set_default_queue`), or on the running task's own queue.
 
         With a `Queue` it returns the handle; with an `AsyncQueue` it returns an awaitable of the handle.
         """
         from pgqueue.registry import default_queue
 
-        return default_queue().enqueue(self, **options)
+        return default_queue().enqueue(self, connection=connection, **options)
 
 
 def attach(task: Task[Any], context: Context) -> None:

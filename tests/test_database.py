@@ -116,7 +116,7 @@ def test_a_database_may_be_called_almost_anything(server_dsn: str, settings: Set
     name = f'späte "Post" %s {os.getpid()} ?#&'
     quoted = '"' + name.replace('"', '""') + '"'
     with psycopg.connect(server_dsn, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {quoted} TEMPLATE template0 ENCODING 'UTF8'".replace("%", "%%"), ())  # type: ignore[arg-type]
+        admin.execute(f"CREATE DATABASE {quoted} TEMPLATE template0 ENCODING 'UTF8'".replace("%", "%%"), ())
         try:
             dsn = urlunsplit(urlsplit(server_dsn)._replace(path="/" + quote(name, safe="")))
             with Queue(dsn, settings=settings) as queue:
@@ -124,7 +124,7 @@ def test_a_database_may_be_called_almost_anything(server_dsn: str, settings: Set
                 assert queue.enqueue(Note()).status() == "ready"
             assert shown(dsn).startswith(name)
         finally:
-            admin.execute(f"DROP DATABASE {quoted} WITH (FORCE)".replace("%", "%%"), ())  # type: ignore[arg-type]
+            admin.execute(f"DROP DATABASE {quoted} WITH (FORCE)".replace("%", "%%"), ())
 
 
 def test_a_schema_that_is_not_there_names_the_way_out(migrated_database: str, settings: Settings):

@@ -122,7 +122,7 @@ def test_an_async_idempotency_key_is_refused():
         return "x"
 
     with pytest.raises(ConfigurationError, match="not an async one"):
-        task(idempotency_key=key)(Counting)  # type: ignore[arg-type]
+        task(idempotency_key=key)(Counting)
 
 
 def test_retry_beside_next_try_is_refused():
@@ -150,7 +150,7 @@ def test_a_recurring_task_whose_defaults_fail_is_refused():
 def test_what_is_no_task_class_is_refused():
     for wrong in (5, int, "x", Counting()):
         with pytest.raises(ConfigurationError, match=r"decorates a subclass of pgqueue\.Task"):
-            task(wrong)  # type: ignore[call-overload]
+            task(wrong)
 
 
 def test_a_class_without_run_is_refused():
@@ -162,11 +162,11 @@ def test_a_class_without_run_is_refused():
 
 def test_a_run_that_is_not_called_with_self_alone_is_refused():
     class Curious(Task):
-        async def run(self, url: str) -> None: ...  # type: ignore[override]
+        async def run(self, url: str) -> None: ...
 
     class Static(Task):
         @staticmethod
-        async def run() -> None: ...  # type: ignore[override]
+        async def run() -> None: ...
 
     class Yielding(Task):
         def run(self) -> Any:
@@ -179,7 +179,7 @@ def test_a_run_that_is_not_called_with_self_alone_is_refused():
 
 def test_an_async_next_try_is_refused():
     class Waiting(Counting):
-        async def next_try(self) -> timedelta | None:  # type: ignore[override]
+        async def next_try(self) -> timedelta | None:
             return None
 
     with pytest.raises(ConfigurationError, match="write `def next_try`"):
@@ -278,9 +278,9 @@ def test_how_a_task_runs_is_read_from_its_run():
     class Threaded(Task):
         def run(self) -> None: ...
 
-    assert task(Counting).__task_type__.execution == "async"  # type: ignore[union-attr]
-    assert task(Threaded).__task_type__.execution == "thread"  # type: ignore[union-attr]
-    assert task(executor="process")(Threaded).__task_type__.execution == "process"  # type: ignore[union-attr]
+    assert task(Counting).__task_type__.execution == "async"
+    assert task(Threaded).__task_type__.execution == "thread"
+    assert task(executor="process")(Threaded).__task_type__.execution == "process"
 
 
 class Listing(Task[list[T]], Generic[T]):
@@ -308,7 +308,7 @@ class Strict(Task[int]):
 )
 def test_the_result_is_checked_against_what_the_class_promises(base: Any, good: Any, bad: Any):
     cls = type("Promising", (base,), {"__module__": __name__, "run": partial_run()})
-    adapter = task(cls).__task_type__.result_adapter  # type: ignore[union-attr]
+    adapter = task(cls).__task_type__.result_adapter
     assert adapter is not None
     assert adapter.validate_json(adapter.dump_json(adapter.validate_python(good))) == good
     with pytest.raises(ValueError, match="validation error"):
@@ -316,15 +316,15 @@ def test_the_result_is_checked_against_what_the_class_promises(base: Any, good: 
 
 
 def test_a_task_that_promises_nothing_may_return_anything():
-    assert task(Counting).__task_type__.result_adapter is None  # type: ignore[union-attr]
+    assert task(Counting).__task_type__.result_adapter is None
     open_ended = type("OpenEnded", (Listing,), {"__module__": __name__})
     adapter = task(open_ended).__task_type__.result_adapter
     assert adapter is None or adapter.validate_python(["anything", 1]) == ["anything", 1]
 
 
 def test_a_result_that_json_cannot_hold_is_refused_at_decoration():
-    class Socketed(Task[partial]):  # type: ignore[type-arg]
-        async def run(self) -> partial: ...  # type: ignore[type-arg]
+    class Socketed(Task[partial]):
+        async def run(self) -> partial: ...
 
     with pytest.raises(ConfigurationError, match="@task on .*Socketed: its result type .* cannot be stored as JSON"):
         task(Socketed)

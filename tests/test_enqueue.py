@@ -55,7 +55,7 @@ class Note(Task[str]):
 
 
 def _row(connection: psycopg.Connection[Any], columns: str) -> tuple[Any, ...]:
-    row = connection.execute(f"SELECT {columns} FROM pgqueue.task").fetchone()  # type: ignore[arg-type]  # a test's own SQL
+    row = connection.execute(f"SELECT {columns} FROM pgqueue.task").fetchone()
     assert row is not None
     return row
 
@@ -295,7 +295,7 @@ def test_a_repeated_enqueue_finds_what_became_of_the_first(
         connection.execute(
             f"""WITH ended AS (DELETE FROM pgqueue.task RETURNING *)
             INSERT INTO pgqueue.{table} (queue, id, type, priority, payload, maturity_at, created_at, attempt, crashes, {finished})
-            SELECT queue, id, type, priority, payload, maturity_at, created_at, 1, 0, {values} FROM ended"""  # type: ignore[arg-type]
+            SELECT queue, id, type, priority, payload, maturity_at, created_at, 1, 0, {values} FROM ended"""
         )
     try:
         with connection.transaction():

@@ -67,7 +67,7 @@ def test_copy_stores_what_insert_stores(queue: Queue, connection: psycopg.Connec
         for count in (FEW, MANY):
             connection.execute("TRUNCATE pgqueue.task")
             queue.enqueue_many([Note(words='tab\t newline\n \\N \\. "quoted" é 💥')] * count, **given)
-            rows = connection.execute(f"SELECT DISTINCT {columns} FROM pgqueue.task").fetchall()  # type: ignore[arg-type]
+            rows = connection.execute(f"SELECT DISTINCT {columns} FROM pgqueue.task").fetchall()
             assert connection.execute("SELECT count(*) FROM pgqueue.task").fetchone() == (count,)
             stored.append(rows)
         assert stored[0] == stored[1]
@@ -127,7 +127,7 @@ def test_what_is_no_list_of_tasks_is_refused(wrong: Any):
     with pytest.raises(ConfigurationError, match="enqueue_many takes a list of tasks"):
         Queue("postgresql://127.0.0.1:1/nowhere").enqueue_many(wrong)
     with pytest.raises(ConfigurationError, match="enqueue takes an instance"):
-        Queue("postgresql://127.0.0.1:1/nowhere").enqueue_many([Note(), [wrong]])  # type: ignore[list-item]
+        Queue("postgresql://127.0.0.1:1/nowhere").enqueue_many([Note(), [wrong]])
 
 
 def test_a_hundred_thousand_tasks_arrive(queue: Queue):

@@ -51,7 +51,7 @@ def test_types_do_not_share_keys():
     other = task(type("Other", (Syncing,), {"__module__": __name__})).__task_type__
     assert other is not None
     assert unique_key(other, Syncing(), Unique()) != _key(Syncing())
-    assert idempotency_key(other, Syncing(), "a") != idempotency_key(task(Syncing).__task_type__, Syncing(), "a")  # type: ignore[arg-type]
+    assert idempotency_key(other, Syncing(), "a") != idempotency_key(task(Syncing).__task_type__, Syncing(), "a")
 
 
 @given(st.sets(st.text(st.characters(exclude_categories=["Cs"])), max_size=5), st.randoms())
@@ -86,7 +86,7 @@ def test_what_names_no_fields_is_refused(by: Any):
 
 
 def test_one_field_may_be_named_without_a_tuple():
-    assert Unique(by="user_id") == Unique(by=("user_id",))  # type: ignore[arg-type]
+    assert Unique(by="user_id") == Unique(by=("user_id",))
 
 
 @pytest.mark.parametrize("value", ["", None, 5, b"x"])

@@ -133,7 +133,7 @@ def test_a_result_comes_out_equal(kind: str, jsonb: psycopg.Connection[Any]):
     @given(values)
     def check(value: Any) -> None:
         text = encode_result(task_type, value)
-        stored = None if text is None else jsonb.execute("SELECT %s::jsonb::text", (text,)).fetchone()[0]  # type: ignore[index]
+        stored = None if text is None else jsonb.execute("SELECT %s::jsonb::text", (text,)).fetchone()[0]
         assert decode_result(task_type, stored) == value
 
     check()
@@ -176,7 +176,7 @@ def test_what_json_or_postgresql_cannot_hold_is_refused_before_anything_is_sent(
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_json_or_postgresql_cannot_hold_is_no_result(what: str):
     with pytest.raises(PayloadError, match="the result of anything"):
-        encode_result(task(Anything).__task_type__, REFUSED[what])  # type: ignore[arg-type]
+        encode_result(task(Anything).__task_type__, REFUSED[what])
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "say \\u0000", "\\ud800", "\\uD800 \\", "naïve \\u0000", '"\\\\u0000"'])
@@ -210,7 +210,7 @@ def test_an_instance_changed_or_built_past_the_checks_is_refused(queue: Queue):
     changed = Checked()
     changed.number = -5
     retyped = Checked()
-    retyped.name = 5  # type: ignore[assignment]
+    retyped.name = 5
     needing = type("Needing", (Checked,), {"__module__": __name__, "__annotations__": {"url": str}})
     task(needing)
     for wrong in (changed, retyped, Checked.model_construct(number="many"), needing.model_construct()):
@@ -230,7 +230,7 @@ def test_a_serializer_that_raises_is_a_payload_error():
         async def run(self) -> None: ...
 
     with pytest.raises(PayloadError, match="LookupError"):
-        encode(task(Refusing).__task_type__, Refusing())  # type: ignore[arg-type]
+        encode(task(Refusing).__task_type__, Refusing())
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), ZeroDivisionError(), SystemExit(1), KeyboardInterrupt()])
@@ -265,7 +265,7 @@ def test_unknown_fields_of_a_stored_payload_are_ignored_with_one_warning(caplog:
     assert len(caplog.records) == 1
     assert "newer" in caplog.text
     with pytest.raises(ValueError, match="Extra inputs are not permitted"):
-        Checked(newer=1)  # type: ignore[call-arg]
+        Checked(newer=1)
 
 
 def test_an_unknown_field_beside_a_wrong_one_does_not_hide_it():
@@ -281,12 +281,12 @@ def test_an_unknown_field_beside_a_wrong_one_does_not_hide_it():
 )
 def test_a_payload_put_in_by_hand_that_does_not_validate_is_a_payload_error(text: str):
     with pytest.raises(PayloadError, match="the payload of checked does not validate"):
-        decode(task(Checked).__task_type__, text)  # type: ignore[arg-type]
+        decode(task(Checked).__task_type__, text)
 
 
 def test_a_validation_error_is_one_line_and_shows_no_values():
     with pytest.raises(PayloadError) as refusal:
-        decode(task(Checked).__task_type__, '{"number":"geheim","name":5}')  # type: ignore[arg-type]
+        decode(task(Checked).__task_type__, '{"number":"geheim","name":5}')
     assert "geheim" not in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -300,7 +300,7 @@ def test_a_result_that_breaks_the_promise_is_refused():
 
 
 def test_no_result_is_null_and_a_null_where_one_is_promised_is_refused():
-    assert encode_result(task(Anything).__task_type__, None) is None  # type: ignore[arg-type]
+    assert encode_result(task(Anything).__task_type__, None) is None
     promising = _task_of(int, result=int).__task_type__
     with pytest.raises(PayloadError):
         encode_result(promising, None)
@@ -312,7 +312,7 @@ def test_no_result_is_null_and_a_null_where_one_is_promised_is_refused():
 def test_the_limit_is_a_setting(queue: Queue, monkeypatch: pytest.MonkeyPatch):
     task(Anything)
     fits = Anything(value="x" * (1024 * 1024 - len('{"value":""}')))
-    assert len(encode(Anything.__task_type__, fits)) == 1024 * 1024  # type: ignore[arg-type]
+    assert len(encode(Anything.__task_type__, fits)) == 1024 * 1024
     assert queue.get(queue.enqueue(fits)) is not None
     with pytest.raises(PayloadError, match="1,048,577 bytes of JSON, over the limit of 1,048,576"):
         queue.enqueue(Anything(value="x" * (1024 * 1024 + 1 - len('{"value":""}'))))

@@ -66,7 +66,7 @@ def _put(connection: psycopg.Connection[Any], id: uuid.UUID, status: Status) -> 
             f"""WITH ended AS (DELETE FROM pgqueue.task WHERE id = %s RETURNING *)
             INSERT INTO pgqueue.{table}
             (queue, id, type, priority, payload, maturity_at, created_at, finished_at, attempt, crashes, tags, {names})
-            SELECT queue, id, type, priority, payload, maturity_at, created_at, now(), 1, 0, tags, {values} FROM ended""",  # type: ignore[arg-type]
+            SELECT queue, id, type, priority, payload, maturity_at, created_at, now(), 1, 0, tags, {values} FROM ended""",
             (id,),
         )
     else:
@@ -123,7 +123,7 @@ def test_filters_choose_and_combine(queue: Queue, zoo: dict[Status, set[uuid.UUI
     assert Counter(record.queue for record in queue.list(tags=["even"])) == {"default": 9, "mail": 9}
     assert len(queue.list(queue="mail", tags=["even"], type="note", status="ready")) == 1
     for nothing in ({"type": "other"}, {"queue": "other"}, {"tags": ["even", "odd"]}, {"status": []}):
-        assert len(queue.list(**nothing)) == 0  # type: ignore[arg-type]
+        assert len(queue.list(**nothing)) == 0
 
 
 def test_created_after_is_an_instant_of_the_databases_clock(queue: Queue, connection: psycopg.Connection[Any]):
@@ -208,6 +208,6 @@ def test_reading_history_uses_an_index_however_long_it_is(queue: Queue, connecti
         queue._sql.list(limit=50, queue="default", before=uuid.uuid4()),
         queue._sql.counts(),
     ):
-        rows = connection.execute(f"EXPLAIN {call.statement.text}", Parameters(call.parameters)).fetchall()  # type: ignore[arg-type]
+        rows = connection.execute(f"EXPLAIN {call.statement.text}", Parameters(call.parameters)).fetchall()
         plan = "\n".join(row[0] for row in rows)
         assert f"Seq Scan on {partition[0].removeprefix('pgqueue.')}" not in plan, plan

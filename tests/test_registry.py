@@ -19,7 +19,7 @@ from pgqueue.registry import Registry
 def _make(class_name: str, **options: object) -> type[Task]:
     async def run(self: Task) -> None: ...
 
-    return task(**options)(type(class_name, (Task,), {"__module__": __name__, "__qualname__": class_name, "run": run}))  # type: ignore[call-overload, no-any-return]
+    return task(**options)(type(class_name, (Task,), {"__module__": __name__, "__qualname__": class_name, "run": run}))
 
 
 @pytest.mark.parametrize("name", ["send-email", "SendEmail", "send_email", "SEND-EMAIL", "sendemail", "_Send__Email-"])

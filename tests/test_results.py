@@ -77,7 +77,7 @@ class Failing(Task[int]):
 
 class Lying(Task[int]):
     async def run(self) -> int:
-        return "three"  # type: ignore[return-value]
+        return "three"
 
 
 class Ignoring(Task[int]):
@@ -110,7 +110,7 @@ async def test_a_result_comes_back_as_its_type(async_queue: AsyncQueue, drain: A
     assert await buying.status() == "succeeded"
     assert await buying.result(timeout=1) == Receipt(number=7, at=INSTANT)
     assert await pointing.result(timeout=1) == Point(1)
-    assert await loose.result() == {"any": ["thing", 1, None]}  # type: ignore[func-returns-value]
+    assert await loose.result() == {"any": ["thing", 1, None]}
     assert await maybe.result(timeout=timedelta(seconds=1)) is None
 
 
@@ -167,7 +167,7 @@ def test_a_timeout_that_makes_no_sense_is_refused(queue: Queue):
     handle = queue.enqueue(Buying())
     for timeout in (-1, "5", float("nan"), True, timedelta(seconds=-1)):
         with pytest.raises(ConfigurationError, match="timeout takes seconds"):
-            handle.result(timeout)  # type: ignore[arg-type]
+            handle.result(timeout)
 
 
 def test_before_the_commit_there_is_no_status_and_a_result_is_waited_for(queue: Queue, migrated_database: str):
@@ -282,7 +282,7 @@ def test_run_now_checks_the_payload_and_leaves_the_task_alone():
     with pytest.raises(PayloadError):
         NOWHERE.run_now(Asking(text="\0"))
     with pytest.raises(ConfigurationError, match="run_now takes an instance"):
-        NOWHERE.run_now(Asking)  # type: ignore[arg-type]
+        NOWHERE.run_now(Asking)
     asking = Asking()
     NOWHERE.run_now(asking)
     with pytest.raises(PgQueueError, match="is not running"):

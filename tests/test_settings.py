@@ -96,7 +96,7 @@ def test_a_project_file_that_cannot_be_read_is_refused_in_one_line(project: Path
 
 def test_settings_do_not_change():
     with pytest.raises(ValidationError, match="frozen"):
-        load().lease = timedelta(seconds=1)  # type: ignore[misc]
+        load().lease = timedelta(seconds=1)
 
 
 def test_the_owner_of_schedules_is_the_setting_or_the_project_or_app(project: Path):
@@ -109,7 +109,7 @@ def test_the_owner_of_schedules_is_the_setting_or_the_project_or_app(project: Pa
 def test_a_client_checks_its_own_arguments():
     for pool_size in (0, -1, "5", True):
         with pytest.raises(ConfigurationError, match="pool_size takes 1 or more"):
-            Queue(pool_size=pool_size)  # type: ignore[arg-type]
+            Queue(pool_size=pool_size)
     for schema in ("", "a\0"):
         with pytest.raises(ConfigurationError):
             Queue(schema=schema)

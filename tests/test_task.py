@@ -31,12 +31,12 @@ def test_the_alias_that_the_refusal_names_works():
     report = Report(copy=3)
     assert type_of(report).cls.model_validate_json(report.model_dump_json(by_alias=True)) == report
     assert '"copy":3' in report.model_dump_json(by_alias=True)
-    assert Report(copy_=3) == report  # type: ignore[call-arg]  # by name it may be given too
+    assert Report(copy_=3) == report
 
 
 def test_a_class_variable_is_no_field_and_may_be_called_anything():
     class Counting(Task):
-        json: ClassVar[int] = 3  # type: ignore[assignment]
+        json: ClassVar[int] = 3
         limit: ClassVar[int] = 5
 
         async def run(self) -> None: ...
@@ -167,4 +167,4 @@ def test_postponed_annotations_are_read_inside_a_function():
 
 
 def _context(*, attempt: int) -> Context:
-    return Context(Claimed("default", "", "", "idle", attempt, 100, None, None, "{}", None, False), None)  # type: ignore[arg-type]
+    return Context(Claimed("default", "", "", "idle", attempt, 100, None, None, "{}", None, False), None)

@@ -122,14 +122,14 @@ async def test_the_wrong_kind_of_connection_is_refused_with_the_right_client(
     queue: Queue, async_queue: AsyncQueue, own: psycopg.Connection[Any], migrated_database: str
 ):
     with pytest.raises(ConfigurationError, match="the connection is a blocking one: use Queue"):
-        await async_queue.enqueue(Note(), connection=own)  # type: ignore[arg-type]
+        await async_queue.enqueue(Note(), connection=own)
     with pytest.raises(ConfigurationError, match="the connection is a blocking one"):
-        await async_queue.enqueue_many([Note()], connection=own)  # type: ignore[arg-type]
+        await async_queue.enqueue_many([Note()], connection=own)
     async with await psycopg.AsyncConnection.connect(migrated_database) as connection:
         with pytest.raises(ConfigurationError, match="the connection is an async one: use AsyncQueue"):
-            queue.enqueue(Note(), connection=connection)  # type: ignore[arg-type]
+            queue.enqueue(Note(), connection=connection)
     with pytest.raises(ConfigurationError, match=r"takes a psycopg\.AsyncConnection, not builtins\.object"):
-        await async_queue.enqueue(Note(), connection=object())  # type: ignore[arg-type]
+        await async_queue.enqueue(Note(), connection=object())
 
 
 async def test_an_async_transaction_is_joined_too(async_queue: AsyncQueue, migrated_database: str):
@@ -157,12 +157,12 @@ async def test_an_async_autocommit_connection_commits_each_call(async_queue: Asy
 
 
 def test_a_connection_with_rows_and_cursors_of_its_own_is_fine(queue: Queue, migrated_database: str):
-    with psycopg.connect(migrated_database, row_factory=dict_row, cursor_factory=ClientCursor) as connection:  # type: ignore[arg-type]
+    with psycopg.connect(migrated_database, row_factory=dict_row, cursor_factory=ClientCursor) as connection:
         first = queue.enqueue(Sync(), connection=connection)
         assert queue.enqueue(Sync(), connection=connection).id == first.id
         assert len(queue.enqueue_many([Note()] * 301, connection=connection)) == 301
         connection.commit()
-        connection.cursor_factory = psycopg.RawCursor  # type: ignore[assignment]
+        connection.cursor_factory = psycopg.RawCursor
         queue.enqueue(Note(), connection=connection)
     assert queue.depth() == 303
 

@@ -57,7 +57,7 @@ def test_every_unfinished_status_holds_the_key(queue: Queue, connection: psycopg
     first = queue.enqueue(Report(), delay=timedelta(hours=1))
     claimed = "runner_id = gen_random_uuid(), claim_id = gen_random_uuid(), claimed_at = now()"
     for change in ("status = 'scheduled'", "status = 'blocked'", "status = 'ready'", f"status = 'running', {claimed}"):
-        connection.execute(f"UPDATE pgqueue.task SET {change}")  # type: ignore[arg-type]
+        connection.execute(f"UPDATE pgqueue.task SET {change}")
         assert queue.enqueue(Report()).id == first.id
         assert queue.enqueue_many([Report(), Report()])[1].id == first.id
 
