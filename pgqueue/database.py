@@ -26,6 +26,8 @@ Operation = Generator[Call | Copy, Rows, RV]
 
 CONNECT_TIMEOUT_SECONDS = 10
 STATEMENT_DEADLINE_SECONDS = 20.0
+CANCEL_SECONDS = 1.0
+"""How long the server is asked to drop a statement that was given up."""
 KEEPALIVE_IDLE_SECONDS = 10
 REPEAT_SECONDS = 10.0
 """For so long what met a lost connection is tried again on a new one."""
@@ -53,6 +55,11 @@ class Connection(psycopg.Connection[TupleRow], _Deadline):
         try:
             return super().wait(gen, interval, self.deadline_seconds)
         except psycopg.errors._WaitTimeout as error:
+            try:
+                # Else a statement that waits for a lock would be carried out once it gets it, long after we gave it up.
+                self.cancel_safe(timeout=CANCEL_SECONDS)
+            except psycopg.Error:
+                pass  # the peer is gone, and the statement with it
             self.pgconn.finish()
             raise DeadlineExceeded(f"no answer within {self.deadline_seconds} s") from error
 
@@ -66,6 +73,10 @@ class AsyncConnection(psycopg.AsyncConnection[TupleRow], _Deadline):
         try:
             return await super().wait(gen, interval, self.deadline_seconds)
         except psycopg.errors._WaitTimeout as error:
+            try:
+                await self.cancel_safe(timeout=CANCEL_SECONDS)
+            except psycopg.Error:
+                pass  # as above
             self.pgconn.finish()
             raise DeadlineExceeded(f"no answer within {self.deadline_seconds} s") from error
 

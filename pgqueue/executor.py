@@ -169,8 +169,7 @@ class Executor:
 
     async def _in_process(self, task_type: TaskType[Any], context: Context, limit: float | None) -> Outcome:
         """The whole attempt happens over there, the retry decision too; it is killed when it must stop."""
-        async with _time_limited(limit):
-            return await self._processes.run(task_type, context)
+        return await self._processes.run(task_type, context, _time_limited(limit))
 
     def _explain(self, attempt: Attempt, error: BaseException) -> BaseException | Outcome:
         """What a stopped attempt raises, CancelledError or what cleaning up made of it, stands for what we asked."""

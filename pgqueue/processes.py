@@ -16,6 +16,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
@@ -28,6 +29,7 @@ from pgqueue.errors import PgQueueError
 from pgqueue.outcomes import SETTLED, Outcome
 
 JOIN_SECONDS = 5.0
+START_SECONDS_MAX = 60.0
 READY, TAKEN = "ready", "taken"
 """What a worker process says before its answer: that it has started, and that it has taken a job."""
 
@@ -61,12 +63,17 @@ class Processes:
         self._idle: list[_Worker] = []
         self._closed = False
 
-    async def run(self, task_type: TaskType[Any], context: Context) -> Outcome:
-        """Run one attempt over there. Cancelling the wait kills the process. Raises ProcessDied when it ends by itself."""
+    async def run(self, task_type: TaskType[Any], context: Context, limited: AbstractAsyncContextManager[None]) -> Outcome:
+        """Run one attempt over there, `limited` from when a process has taken it: to start one may take longer than the task.
+
+        Cancelling the wait kills the process. Raises ProcessDied when it ends by itself.
+        """
         job = _Job(task_type.cls.__module__, task_type.name, _row(context._claimed))
-        worker = await self._take(job)
+        async with asyncio.timeout(START_SECONDS_MAX):
+            worker = await self._take(job)
         try:
-            outcome = await worker.outcome(job)
+            async with limited:
+                outcome = await worker.outcome(job)
         except BaseException:
             worker.kill()
             raise

@@ -260,11 +260,23 @@ async def test_an_async_enqueue_survives_the_loss_of_every_pooled_connection(
     assert await async_queue.depth() == 303
 
 
-@pytest.mark.parametrize("options", [{}, {"unique": True}, {"idempotency_key": "k"}, {"unique": True, "idempotency_key": "k"}])
-def test_an_enqueue_whose_reply_is_lost_is_repeated_and_stored_once(migrated_database: str, settings: Settings, options: Any):
+@pytest.mark.parametrize(
+    ("options", "statement"),
+    [
+        ({}, b"INSERT INTO"),
+        ({"unique": True}, b"INSERT INTO"),
+        ({"idempotency_key": "k"}, b"INSERT INTO"),
+        ({"idempotency_key": "k"}, b"COMMIT\0"),
+        ({"unique": True, "idempotency_key": "k"}, b"COMMIT\0"),
+    ],
+)
+def test_an_enqueue_whose_reply_is_lost_is_repeated_and_stored_once(
+    migrated_database: str, settings: Settings, options: Any, statement: bytes
+):
+    """The server has carried the statement out and the client never hears of it."""
     with _swallowing_proxy(migrated_database) as (dsn, swallow), Queue(dsn, settings=settings, pool_size=1) as queue:
         queue.depth()
-        swallow(b"INSERT INTO")
+        swallow(statement)
         handle = queue.enqueue(Note(), **options)
         assert handle.created
         assert [record.id for record in queue.list()] == [handle.id]
@@ -273,10 +285,20 @@ def test_an_enqueue_whose_reply_is_lost_is_repeated_and_stored_once(migrated_dat
 def test_a_bulk_enqueue_whose_reply_is_lost_is_repeated_and_stored_once(migrated_database: str, settings: Settings):
     with _swallowing_proxy(migrated_database) as (dsn, swallow), Queue(dsn, settings=settings, pool_size=1) as queue:
         queue.depth()
-        swallow(b"COMMIT")
+        swallow(b"COMMIT\0")
         handles = queue.enqueue_many([Note()] * 400)
         assert queue.depth() == 400
         assert {record.id for record in queue.list(limit=1000)} == {handle.id for handle in handles}
+
+
+def test_a_bulk_enqueue_with_keys_whose_reply_is_lost_is_not_repeated_but_said(migrated_database: str, settings: Settings):
+    """Whose task stood for a duplicate may be gone by then; the caller's repetition finds the keys."""
+    with _swallowing_proxy(migrated_database) as (dsn, swallow), Queue(dsn, settings=settings, pool_size=1) as queue:
+        queue.depth()
+        swallow(b"COMMIT\0")
+        with pytest.raises(DatabaseUnavailable, match="PostgreSQL cannot be reached"):
+            queue.enqueue_many([Note()], unique=True)
+        assert [handle.created for handle in queue.enqueue_many([Note()], unique=True)] == [False]
 
 
 @pytest.mark.parametrize("options", [{}, {"unique": True}, {"idempotency_key": "k"}])

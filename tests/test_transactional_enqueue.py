@@ -12,7 +12,7 @@ from psycopg import ClientCursor, IsolationLevel
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from pgqueue import AsyncQueue, ConfigurationError, Queue, SchemaError, Task, Unique, task
+from pgqueue import AsyncQueue, ConfigurationError, DatabaseUnavailable, Queue, SchemaError, Task, Unique, task
 from pgqueue.settings import Settings
 from tests.conftest import wait_until
 
@@ -203,6 +203,19 @@ def test_a_second_session_waits_for_a_holder_that_has_not_ended(
     assert [handle.created for handle in outcome] == [not commits]
     assert (outcome[0].id == first.id) is commits
     assert queue.depth() == 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_enqueue_that_waits_too_long_is_given_up_and_not_carried_out_later(
+    queue: Queue, own: psycopg.Connection[Any], connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, count: int
+):
+    queue.enqueue(Sync(user_id=1), connection=own)
+    monkeypatch.setattr("pgqueue.database._Deadline.deadline_seconds", 0.2)
+    with pytest.raises(DatabaseUnavailable, match=r"no answer within 0\.2 s: it hangs, or another transaction holds a lock"):
+        queue.enqueue_many([Sync(user_id=1)] * count) if count > 1 else queue.enqueue(Sync(user_id=1))
+    wait_until(lambda: not _is_blocking(connection, own))
+    own.rollback()
+    assert queue.depth() == 0
 
 
 def test_under_repeatable_read_a_conflict_is_the_callers_to_retry(queue: Queue, own: psycopg.Connection[Any]):
