@@ -79,6 +79,8 @@ class TaskRow(Base):
     claim_id: Mapped[uuid.UUID | None]
     claimed_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
+    cancel_reason: Mapped[str | None]
+    blocked_on: Mapped[str | None]
     unique_key: Mapped[bytes | None]
     tags: Mapped[list[str] | None]
     headers: Mapped[dict[str, Any] | None]

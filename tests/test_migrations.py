@@ -401,6 +401,8 @@ TASK_BREAKERS: list[tuple[str, dict[str, Any]]] = [
     ("task_payload_size", {"payload": json.dumps({"x": "y" * 33_554_432})}),
     ("task_status_is_unfinished", {"status": "succeeded"}),
     ("task_status_is_unfinished", {"status": "dead"}),
+    ("task_blocked_on_something", {"status": "blocked"}),
+    ("task_blocked_on_something", {"status": "ready", "blocked_on": "type"}),
     ("task_running_has_runner", {"status": "ready", "runner_id": str(uuid.uuid4())}),
     ("task_running_has_runner", {"status": "running", "claim_id": str(uuid.uuid4()), "claimed_at": "2026-01-01"}),
     ("task_running_is_claimed", {"status": "running", "runner_id": str(uuid.uuid4()), "claim_id": str(uuid.uuid4())}),

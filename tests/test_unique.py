@@ -56,8 +56,9 @@ def test_a_duplicate_gives_the_handle_of_the_task_that_is_there(queue: Queue):
 def test_every_unfinished_status_holds_the_key(queue: Queue, connection: psycopg.Connection[Any]):
     first = queue.enqueue(Report(), delay=timedelta(hours=1))
     claimed = "runner_id = gen_random_uuid(), claim_id = gen_random_uuid(), claimed_at = now()"
-    for change in ("status = 'scheduled'", "status = 'blocked'", "status = 'ready'", f"status = 'running', {claimed}"):
-        connection.execute(f"UPDATE pgqueue.task SET {change}")
+    for status in ("scheduled", "blocked", "ready", "running"):
+        more = {"blocked": ", blocked_on = 'type'", "running": f", {claimed}"}.get(status, "")
+        connection.execute(f"UPDATE pgqueue.task SET status = '{status}', blocked_on = NULL{more}")
         assert queue.enqueue(Report()).id == first.id
         assert queue.enqueue_many([Report(), Report()])[1].id == first.id
 

@@ -43,6 +43,8 @@ CREATE TABLE {schema}.task (
     claim_id            uuid,
     claimed_at          timestamptz,
     cancel_requested_at timestamptz,
+    cancel_reason       text,
+    blocked_on          text,
     unique_key          bytea,
     tags                text[],
     headers             jsonb,
@@ -62,6 +64,7 @@ CREATE TABLE {schema}.task (
     CONSTRAINT task_created_range CHECK (created_at >= '0002-01-01 00:00+00' AND created_at < '9999-01-01 00:00+00'),
     CONSTRAINT task_attempt_range CHECK (attempt >= 0 AND crashes >= 0),
     CONSTRAINT task_unique_key_length CHECK (length(unique_key) = 32),
+    CONSTRAINT task_blocked_on_something CHECK ((status = 'blocked') = (blocked_on IS NOT NULL)),
     -- A runner stands on running rows and on no others: settles rely on it.
     CONSTRAINT task_running_has_runner CHECK ((status = 'running') = (runner_id IS NOT NULL)),
     CONSTRAINT task_running_is_claimed CHECK (status <> 'running' OR (claim_id IS NOT NULL AND claimed_at IS NOT NULL))
