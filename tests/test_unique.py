@@ -57,8 +57,8 @@ def test_every_unfinished_status_holds_the_key(queue: Queue, connection: psycopg
     first = queue.enqueue(Report(), delay=timedelta(hours=1))
     claimed = "runner_id = gen_random_uuid(), claim_id = gen_random_uuid(), claimed_at = now()"
     for status in ("scheduled", "blocked", "ready", "running"):
-        more = {"blocked": ", blocked_on = 'type'", "running": f", {claimed}"}.get(status, "")
-        connection.execute(f"UPDATE pgqueue.task SET status = '{status}', blocked_on = NULL{more}")
+        more = {"blocked": "blocked_on = 'type'", "running": f"blocked_on = NULL, {claimed}"}.get(status, "blocked_on = NULL")
+        connection.execute(f"UPDATE pgqueue.task SET status = '{status}', {more}")
         assert queue.enqueue(Report()).id == first.id
         assert queue.enqueue_many([Report(), Report()])[1].id == first.id
 
