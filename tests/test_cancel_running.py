@@ -164,9 +164,10 @@ async def test_a_claimed_task_that_waits_for_a_slot_is_cancelled_without_a_start
     slots.interrupt()
 
 
+@pytest.mark.parametrize("reason", ["wrong address", None])
 @pytest.mark.parametrize("way", ["retry", "snooze"])
 async def test_a_cancellation_is_not_lost_when_the_attempt_ends_before_its_runner_has_looked(
-    way: str, queue: Queue, running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    way: str, reason: str | None, queue: Queue, running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def look(self: Heart) -> None:
         """Never look."""
@@ -185,11 +186,11 @@ async def test_a_cancellation_is_not_lost_when_the_attempt_ends_before_its_runne
     handle = queue.enqueue(Failing())
     async with running():
         await eventually(lambda: runs)
-        assert handle.cancel() is True
+        assert handle.cancel(reason) is True
         cancelled.set()
         await eventually(lambda: handle.status() is Status.CANCELLED)
     assert len(runs) == 1
-    assert ended(queue, handle) == (Status.CANCELLED, "cancelled while it ran")
+    assert ended(queue, handle) == (Status.CANCELLED, reason or "cancelled while it ran")
     assert [attempt.error for attempt in queue.attempts(handle)] == (["after the cancellation"] if way == "retry" else [])
 
 
