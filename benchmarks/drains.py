@@ -95,7 +95,7 @@ def many_old_snapshot(ground: Ground) -> dict[str, float]:
 def growth(samples: list[int]) -> float:
     """The peak of the last quarter over that of the second: 1 is flat. The first quarter warms up."""
     quarter = max(1, len(samples) // 4)
-    return max(samples[-quarter:]) / max(1, *samples[quarter : 2 * quarter + 1])
+    return max(samples[-quarter:]) / max(samples[quarter : 2 * quarter] or samples)
 
 
 def _drained(ground: Ground, *flags: str, processes: int = 1, type: str = "noop") -> dict[str, float]:
