@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from types import FrameType
 
 from benchmarks import core
 from benchmarks.ground import Sizes
@@ -12,7 +14,13 @@ TASKS, QUICK_TASKS = 200_000, 20_000
 RUNS = 3
 
 
+def leave(number: int, frame: FrameType | None) -> None:
+    """Runners lead sessions of their own: they are ended by the blocks that started them, or not at all."""
+    raise SystemExit(128 + number)
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, leave)
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure pgqueue on a PostgreSQL of its own.")
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("core", help="the figures of docs/benchmarks.md, beside what is aimed at").add_argument

@@ -26,7 +26,7 @@ RESTART_SECONDS_MAX = 90.0
 OFFENCE_SECONDS = 1.5 * LEASE_SECONDS
 """How long a loop is blocked or the GIL held: well past the lease."""
 OUTAGE_SECONDS = 60.0
-END_SECONDS_MAX = 180.0
+END_SECONDS_MAX = 120.0
 LEFT = "SELECT count(*) FROM pgqueue.task"
 CRASHED = """
     SELECT (SELECT count(*) FROM pgqueue.history WHERE crashes > 0) + (SELECT count(*) FROM pgqueue.dead_task)
@@ -137,9 +137,11 @@ def _false_alarms(ground: Ground, task: Task, *, meanwhile: Meanwhile | None = N
         if meanwhile is not None:
             meanwhile(proxy, wire, started)
         deadline = time.monotonic() + END_SECONDS_MAX
-        while server.ask(dsn, LEFT):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the task did not end within {END_SECONDS_MAX:g} s")
+        while (left := server.ask(dsn, LEFT)) and time.monotonic() < deadline:
             pause(0.2, wire, started)
         starts = Counter(task_id for task_id, *_ in wire.told("started"))
-        return {"count": server.ask(dsn, CRASHED) + sum(count - 1 for count in starts.values())}
+        count = server.ask(dsn, CRASHED) + sum(number - 1 for number in starts.values())
+    # A task that is rescued from each runner in turn never ends: then the count says so.
+    if left and not count:
+        raise TimeoutError(f"the task did not end within {END_SECONDS_MAX:g} s")
+    return {"count": count}
