@@ -1,109 +1,99 @@
-"""`scripts/bench core`: how fast one process drains, beside the yardstick of the same run."""
+"""`scripts/bench core`: takes the measurements, interleaved, each within its limit, and prints the table."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import statistics
-import subprocess
+import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
-from benchmarks import yardstick
-from benchmarks.server import database, server, settle_down, version
-from benchmarks.tasks import Noop
-from pgqueue import Queue
-
-BATCH = 500
-CHUNK = 20_000
+from benchmarks import server
+from benchmarks.figures import Measurement, Record, read, select
+from benchmarks.ground import Ground, Sizes, Skipped, runner_flags
+from benchmarks.registry import FIGURES, MEASUREMENTS
+from benchmarks.report import table
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One row of the table: rates in tasks a second, one for each run."""
-
-    name: str
-    rates: list[float]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.rates)
-
-    def as_json(self) -> dict[str, Any]:
-        return {"name": self.name, "median": round(self.median), "runs": [round(rate) for rate in self.rates]}
+class Overdue(Exception):
+    """A measurement took longer than its limit."""
 
 
-def run(*, tasks: int, runs: int, as_json: bool) -> None:
-    """Interleave the figures, `runs` times each, and print them with their ratio to the yardstick."""
-    measures: dict[str, Callable[[str, int], float]] = {"yardstick": _yardstick, "drain": _drain, "enqueue_many": _enqueue}
-    rates: dict[str, list[float]] = {name: [] for name in measures}
-    with server() as dsn:
-        found = version(dsn)
-        for number in range(1, runs + 1):
-            for name, measure in measures.items():
-                _say(f"run {number} of {runs}: {name}")
-                rates[name].append(measure(dsn, tasks))
-    figures = [Figure(name, values) for name, values in rates.items()]
-    report = {
-        "postgresql": found,
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "tasks": tasks,
-        "batch": BATCH,
-        "figures": [figure.as_json() for figure in figures],
-        "drain_to_yardstick": round(
-            statistics.median(drain / yard for drain, yard in zip(rates["drain"], rates["yardstick"], strict=True)), 3
-        ),
-    }
-    print(json.dumps(report) if as_json else _table(report, figures))
+def run(*, sizes: Sizes, runs: int, only: Sequence[str], as_json: bool) -> int:
+    """Take what the figures of these names need, `runs` times, and print them. Returns 1 if something failed, else 0: a target
+    that is missed is a figure, not an error. Raises ValueError for a name that is none."""
+    figures = select(FIGURES, only)
+    needed = {name for figure in figures for name in figure.measurements}
+    measurements = [measurement for measurement in MEASUREMENTS if measurement.name in needed]
+    with server.server() as dsn:
+        ground = Ground(dsn, sizes, runner_flags())
+        facts = {
+            "postgresql": server.version(dsn),
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "tasks": sizes.tasks,
+            "quick": sizes.quick,
+        }
+        records = take(ground, measurements, runs)
+    readings = [read(figure, records) for figure in figures]
+    if as_json:
+        taken = {name: [dict(values) for values in record.runs] for name, record in records.items()}
+        print(json.dumps(facts | {"figures": [reading.as_json() for reading in readings], "measurements": taken}))
+    else:
+        print(table(facts, readings))
+    return 1 if any(reading.failed for reading in readings) else 0
 
 
-def _yardstick(dsn: str, tasks: int) -> float:
-    with database(dsn, "yardstick") as own:
-        _fill(own, tasks)
-        settle_down(own)
-        return yardstick.rate(own, types=["noop"], count=tasks, batch=BATCH)
+def take(ground: Ground, measurements: Sequence[Measurement], runs: int) -> dict[str, Record]:
+    """Interleaved: all of them, then all again, so that a machine that slows down slows all. One that failed is not repeated."""
+    records = {measurement.name: Record() for measurement in measurements}
+    for number in range(1, runs + 1):
+        for measurement in measurements:
+            record = records[measurement.name]
+            if not record.is_over and not (measurement.once and number > 1):
+                _take(ground, measurement, record, f"run {number} of {runs}")
+    return records
 
 
-def _drain(dsn: str, tasks: int) -> float:
-    """One runner process, started before the clock runs; the time is from its first claim to its last settle."""
-    with database(dsn, "drain") as own:
-        _fill(own, tasks)
-        settle_down(own)
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.drain", own, str(tasks)], capture_output=True, text=True, check=False, timeout=600
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"the drain failed: {done.stderr.strip()[-800:]}")
-        return tasks / float(json.loads(done.stdout)["seconds"])
+def _take(ground: Ground, measurement: Measurement, record: Record, where: str) -> None:
+    if missing := [flag for flag in measurement.needs if flag not in ground.flags]:
+        record.skipped = f"python -m pgqueue.runner has no {missing[0]}"
+        return
+    _say(f"{where}: {measurement.name}")
+    began_at = time.monotonic()
+    try:
+        with _limited(measurement.limit_seconds):
+            values = measurement.measure(ground)
+    except Skipped as skipped:
+        record.skipped = str(skipped)
+        _say(f"  skipped: {record.skipped}")
+    except Exception as error:  # noqa: BLE001  # the other figures are worth having
+        record.failed = f"{type(error).__name__}: {error}"
+        _say(f"  failed: {record.failed}")
+    else:
+        record.runs.append(values)
+        shown = ", ".join(f"{name} {value:,.4g}" for name, value in values.items())
+        _say(f"  {shown}   ({time.monotonic() - began_at:.0f} s)")
 
 
-def _enqueue(dsn: str, tasks: int) -> float:
-    with database(dsn, "enqueue") as own:
-        return tasks / _fill(own, tasks)
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raise Overdue in the main thread when it takes longer; the programs under test end with the blocks that it leaves."""
 
+    def overdue(number: int, frame: FrameType | None) -> None:
+        raise Overdue(f"it was not done within {seconds:g} s")
 
-def _fill(dsn: str, tasks: int) -> float:
-    """Enqueue so many tasks in bulk. Returns seconds."""
-    with Queue(dsn) as queue:
-        started_at = time.perf_counter()
-        for first in range(0, tasks, CHUNK):
-            queue.enqueue_many(Noop(number=number) for number in range(first, min(first + CHUNK, tasks)))
-        return time.perf_counter() - started_at
-
-
-def _table(report: dict[str, Any], figures: list[Figure]) -> str:
-    ground = f"PostgreSQL {report['postgresql']}, Python {report['python']}, {report['cores']} cores"
-    head = f"{report['tasks']:,} tasks in batches of {BATCH}; {ground}"
-    lines = [
-        f"{figure.name:<14} {figure.median:>10,.0f} /s   runs: {', '.join(f'{rate:,.0f}' for rate in figure.rates)}"
-        for figure in figures
-    ]
-    return "\n".join([head, *lines, f"drain / yardstick: {report['drain_to_yardstick']:.2f}"])
+    before = signal.signal(signal.SIGALRM, overdue)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _say(line: str) -> None:

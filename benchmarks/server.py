@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -19,6 +20,10 @@ SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
     "checkpoint_timeout": "30min",
+    "max_connections": "300",
+    # Loaded for the one figure that counts statements, which switches it on for its database; counting costs the others nothing.
+    "shared_preload_libraries": "pg_stat_statements",
+    "pg_stat_statements.track": "none",
 }
 
 
@@ -35,14 +40,15 @@ def server() -> Iterator[str]:
 @contextmanager
 def database(server_dsn: str, name: str) -> Iterator[str]:
     """A fresh, migrated database."""
+    _drop(server_dsn, name)
     with psycopg.connect(server_dsn, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         connection.execute(f'CREATE DATABASE "{name}"')
-    dsn = urlunsplit(urlsplit(server_dsn)._replace(path=f"/{name}"))
-    migrate(dsn)
-    yield dsn
-    with psycopg.connect(server_dsn, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    try:
+        dsn = urlunsplit(urlsplit(server_dsn)._replace(path=f"/{name}"))
+        migrate(dsn)
+        yield dsn
+    finally:
+        _drop(server_dsn, name)
 
 
 def settle_down(dsn: str) -> None:
@@ -53,5 +59,26 @@ def settle_down(dsn: str) -> None:
 
 
 def version(dsn: str) -> str:
+    return str(ask(dsn, "SHOW server_version"))
+
+
+def ask(dsn: str, question: str, **parameters: Any) -> Any:
+    """The one value that this query returns, over a connection of its own."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        row = connection.execute(question.encode(), parameters).fetchone()
+    assert row is not None
+    return row[0]
+
+
+@contextmanager
+def old_snapshot(dsn: str) -> Iterator[None]:
+    """Another program's transaction, left open: nothing that dies meanwhile can be cleaned up."""
     with psycopg.connect(dsn) as connection:
-        return str(connection.execute("SHOW server_version").fetchone()[0])  # type: ignore[index]
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.execute("SELECT count(*) FROM pgqueue.runner")
+        yield
+
+
+def _drop(server_dsn: str, name: str) -> None:
+    with psycopg.connect(server_dsn, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
