@@ -1,9 +1,9 @@
 """The engine of one runner: its parts, wired together, and the loop that claims.
 
 Lane and slots, executor and completer carry a task from claim to history; promotion, sweeps and heart look after the queue on
-the side. `Runner` (worker.py) gives it a life: start, pause, stop, signals. Connections: one each for claiming, settling,
-promotion, sweeps and the heart, and two pools for `context.queue` and `context.transaction()`, opened when first used, that grow
-up to the number of slots.
+the side. `Runner` (worker.py) gives it a life: start, pause, stop, signals. Connections: one each for claiming, scanning,
+settling, promotion, sweeps and the heart, and two pools for `context.queue` and `context.transaction()`, opened when first used,
+that grow up to the number of slots.
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ from pgqueue.prefetch import Prefetch
 from pgqueue.processes import Processes, Setup
 from pgqueue.readiness import check_schema, register_types
 from pgqueue.registry import Registry
+from pgqueue.scan import HeadScan
 from pgqueue.services import RunnerServices
 from pgqueue.settings import Settings
 from pgqueue.slots import Slots
 from pgqueue.statements import statements
+from pgqueue.strangers import Strangers
 from pgqueue.threads import Threads
 from pgqueue.turns import Turns
+from pgqueue.watermark import QueueWatermarks
 
 logger = logging.getLogger("pgqueue.runner")
 FAILURE_PAUSE_SECONDS = 0.2
@@ -91,13 +94,15 @@ class Engine:
         self._running: list[asyncio.Task[None]] = []
         self._completing: asyncio.Task[None] | None = None
 
-        claim, settle, promotion, sweeps = (self._link(dsn, name) for name in ("claim", "settle", "promotion", "sweeps"))
-        self._links = (claim, settle, promotion, sweeps)
+        names = ("claim", "scan", "settle", "promotion", "sweeps")
+        claim, scan, settle, promotion, sweeps = self._links = tuple(self._link(dsn, name) for name in names)
         self._claim_link = claim
         self._services = RunnerServices(
             dsn, assignment.id, concurrency=assignment.concurrency, settings=settings, schema=schema, registry=registry
         )
-        self._lane = Lane(self._sql, claim, runner_id=assignment.id, types=assignment.types)
+        self._watermarks = QueueWatermarks()
+        self._asked_count = 0
+        self._lane = Lane(self._sql, claim, runner_id=assignment.id, types=assignment.types, watermarks=self._watermarks)
         self._turns = Turns(assignment.weights, pause_max_seconds=settings.poll_interval.total_seconds())
         self._prefetch = Prefetch(concurrency=assignment.concurrency, limit=2 * settings.claim_limit)
         self._threads = Threads(assignment.concurrency)
@@ -128,6 +133,25 @@ class Engine:
             queues=lambda: self._turns.queues,
             on_promoted=self._on_promoted,
             on_discovered=self._on_discovered if self._turns.discovers else None,
+        )
+        self._scan = HeadScan(
+            self._sql,
+            scan,
+            runner_id=assignment.id,
+            types=assignment.types,
+            watermarks=self._watermarks,
+            queues=lambda: self._turns.queues,
+            strangers=Strangers(
+                self._sql,
+                scan,
+                types=assignment.types,
+                delay=settings.unknown_type_delay,
+                watermarks=self._watermarks,
+                on_ready=self._on_ready,
+            ),
+            room=self._room_for_scan,
+            on_claimed=self._on_scanned,
+            on_ready=self._on_ready,
         )
         self._sweeps = Sweeps(self._sql, sweeps, settings, self._retentions())
         self._heart = Heart(
@@ -186,6 +210,7 @@ class Engine:
         self._heart.start()
         parts = {
             "claims": self._claim_forever(),
+            "scan": self._scan.run(self._stopping),
             "promotion": self._promotion.run(self._stopping),
             "sweeps": self._sweeps.run(self._stopping),
         }
@@ -195,6 +220,7 @@ class Engine:
     def wake(self) -> None:
         """Look at the queues now."""
         self._turns.wake()
+        self._scan.hurry()
         self._look.set()
 
     async def stop_claiming(self) -> None:
@@ -233,7 +259,7 @@ class Engine:
     async def _claim_forever(self) -> None:
         """Claim for free slots and a little ahead, queue by queue in turn; sleep when there is nothing."""
         while not self._stopping.is_set():
-            want = min(self._prefetch.request(self.slots.in_hand), self._settings.claim_limit)
+            want = min(self._prefetch.request(self.slots.in_hand + self._scan.asked_count), self._settings.claim_limit)
             if want == 0:
                 await _wait(self._room, self._settings.poll_interval.total_seconds())
             elif self.paused:
@@ -248,11 +274,14 @@ class Engine:
         """One claim of each queue that is due. Returns how many tasks came. An outage is waited out."""
         total = 0
         for queue, share in self._turns.shares(want, time.monotonic()):
+            self._asked_count = share
             try:
                 batch = await self._lane.claim(queue, share)
             except (psycopg.Error, PgQueueError, OSError) as error:
                 await self._wait_out(error, "a claim failed")
                 return total
+            finally:
+                self._asked_count = 0
             self._prefetch.observe_round_trip(self._lane.round_trip_seconds, time.monotonic())
             self._turns.found(queue, len(batch), time.monotonic())
             self.slots.offer(batch)
@@ -295,11 +324,24 @@ class Engine:
         if self._observer.settled is not None:
             self._observer.settled(settlement, is_ours)
 
+    def _room_for_scan(self) -> int | None:
+        """How many tasks from behind the watermarks there is room for; None: this runner claims nothing now."""
+        if self.paused or self._stopping.is_set():
+            return None
+        return self._prefetch.room(self.slots.in_hand + self._asked_count)
+
+    def _on_scanned(self, batch: list[Claimed]) -> None:
+        self.slots.offer(batch)
+        self._room.set()
+
+    def _on_ready(self, queue: str) -> None:
+        self._turns.wake(queue)
+        self._look.set()
+
     def _on_promoted(self, queue: str, keys: list[tuple[int, Any, str]]) -> None:
         for priority, maturity_at, id in keys:
             self._lane.retreat(queue, priority, maturity_at, id)
-        self._turns.wake(queue)
-        self._look.set()
+        self._on_ready(queue)
 
     def _on_discovered(self, queues: list[str]) -> None:
         if set(queues) - set(self._turns.queues):

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     """How long a program waits at its start for a server that is not there."""
     undecodable_delay: Duration = timedelta(minutes=1)
     """A payload that does not validate waits this long for a runner that knows it; the second time it is dead."""
+    unknown_type_delay: Duration = timedelta(minutes=1)
+    """A ready task of a type that no live runner knows is blocked after this long."""
 
     max_payload_bytes: int = Field(default=1024 * 1024, ge=1024, le=16 * 1024 * 1024)
     history_retention: Duration = timedelta(days=7)
@@ -117,7 +119,9 @@ class Settings(BaseSettings):
             raise ValueError(f"it lies above zero and within {DURATION_MAX.days} days")
         return duration
 
-    @field_validator("history_retention", "dead_retention", "shutdown_timeout", "connect_timeout", "undecodable_delay")
+    @field_validator(
+        "history_retention", "dead_retention", "shutdown_timeout", "connect_timeout", "undecodable_delay", "unknown_type_delay"
+    )
     @classmethod
     def _check_bounded(cls, duration: timedelta) -> timedelta:
         if duration > DURATION_MAX:
