@@ -49,6 +49,11 @@ class Prefetch:
         """How many more could be held now, however few."""
         return max(0, self._concurrency + self.buffer() - in_hand)
 
+    def room_below(self) -> int:
+        """The most that may be in hand for a request to be worth it."""
+        buffer = self.buffer()
+        return self._concurrency + buffer - max(1, buffer // 2)
+
     def request(self, in_hand: int) -> int:
         """How many to claim now, holding `in_hand`; 0 while that would be too few to be worth a round trip."""
         buffer = self.buffer()

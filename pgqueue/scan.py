@@ -30,7 +30,7 @@ logger = logging.getLogger("pgqueue.scan")
 SHARE = 0.1
 """Part of the runner's time that scans may take."""
 CLAIM_LIMIT = 100
-"""Tasks that one scan takes at most: the lane counts them as taken until its answer is there."""
+"""Tasks that one scan takes at most. Lanes that claim at the same moment do not know of them."""
 PAUSE_MIN_SECONDS = 0.05
 PAUSE_GROWTH = 1.6
 BUSY_PAUSE_SECONDS = 0.5
@@ -68,7 +68,7 @@ class HeadScan:
 
     `room` says how many tasks the runner could take now; None: it claims nothing, being paused. Without room a scan only looks,
     and takes the watermark back to what it sees, so that the lane's next claim finds it first. `on_claimed` gets each scan's
-    tasks in the order to run them, [] too; `on_ready` the name of a queue whose watermarks went back.
+    tasks in the order to run them; `on_ready` the name of a queue whose watermarks went back.
     """
 
     def __init__(
@@ -98,8 +98,6 @@ class HeadScan:
         self._progress: dict[str, _Progress] = {}
         self._due_at: dict[tuple[str, str], float] = {}
         self._hurried = asyncio.Event()
-        self.asked_count = 0
-        """Tasks that a scan under way may bring: the lane leaves room for them."""
 
     def hurry(self) -> None:
         """Somebody said that there is work: it may be behind the watermarks. Cheap; called on the loop."""
@@ -196,16 +194,12 @@ class HeadScan:
     async def _claim(self, queue: str, slices: Sequence[Slice], limit: int) -> list[tuple[int, Any, str]] | None:
         """Take what is there. Returns the keys; None: another runner is scanning."""
         claim_id = str(uuid.uuid4())
-        self.asked_count = limit
-        batch: list[Claimed] = []
-        try:
-            rows = await self._execute(
-                self._sql.scan_head.text, queue, slices, runner_id=str(self._runner_id), claim_id=claim_id, limit=limit
-            )
-            batch = [Claimed(queue, claim_id, *row[1:]) for row in rows if row[1] is not None]
-            batch.sort(key=lambda claimed: (-claimed.priority, claimed.maturity_at, claimed.id))
-        finally:
-            self.asked_count = 0
+        rows = await self._execute(
+            self._sql.scan_head.text, queue, slices, runner_id=str(self._runner_id), claim_id=claim_id, limit=limit
+        )
+        batch = [Claimed(queue, claim_id, *row[1:]) for row in rows if row[1] is not None]
+        batch.sort(key=lambda claimed: (-claimed.priority, claimed.maturity_at, claimed.id))
+        if batch:
             self._on_claimed(batch)
         return [(claimed.priority, claimed.maturity_at, claimed.id) for claimed in batch] if rows[0][0] else None
 

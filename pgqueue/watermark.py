@@ -12,7 +12,6 @@ slices between keys that are remembered on the way: so that each walks a bounded
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -75,16 +74,12 @@ class Watermarks:
         """What the next claim scans."""
         return self._segments
 
-    def advance(self, batch: Iterable[Claimed]) -> None:
-        """Move each priority's watermark to the last key of the batch that was claimed in it; never back."""
-        last: dict[int, Key] = {}
-        counts: Counter[int] = Counter()
-        for claimed in batch:
-            priority, key = -claimed.priority, (claimed.maturity_at, claimed.id)
-            counts[priority] += 1
-            if priority not in last or last[priority] < key:
-                last[priority] = key
-        moved = [self._move(priority, key, counts[priority]) for priority, key in last.items()]
+    def advance(self, batch: Iterable[Claimed], count: int) -> None:
+        """Move each priority's watermark to the last key of the batch that was claimed in it; never back.
+
+        The batch need hold no more than the last of each priority; `count` is how many were claimed, of all of them.
+        """
+        moved = [self._move(-claimed.priority, (claimed.maturity_at, claimed.id), count) for claimed in batch]
         if any(moved):
             self._rebuild()
 

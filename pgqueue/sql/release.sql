@@ -42,7 +42,7 @@ WITH outcome AS MATERIALIZED (
     )
     SELECT
         queue, id, type, 'cancelled', priority, payload, maturity_at, created_at, claimed_at, clock_timestamp(), attempt, crashes,
-        runner_id, claim_id, tags, headers, lineage, 'cancelled while it ran'
+        runner_id, claim_id, tags, headers, lineage, coalesce(cancel_reason, 'cancelled while it ran')
     FROM cancelled
 ), failed AS (
     INSERT INTO {schema}.attempt (

@@ -3,7 +3,7 @@
 -- Locks what it takes and skips what others hold. Parameters: schema (its plain name), queue, types, runner_id, claim_id, limit;
 -- the slices as arrays: priorities (negated), lower_maturities, lower_ids, upper_maturities, upper_ids.
 -- Result: is_elected and, as in claim.sql and in no particular order, id, type, attempt, priority, maturity_at, claimed_at, payload,
--- options, is_expired; where nothing was taken, one row with nothing but is_elected.
+-- options, is_expired, headers; where nothing was taken, one row with nothing but is_elected.
 WITH election AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock(hashtextextended('pgqueue scan ' || %(schema)s, 0)) AS is_elected
 ), taken AS (
@@ -31,7 +31,8 @@ WITH election AS MATERIALIZED (
         LIMIT %(limit)s::bigint
     ))
     RETURNING
-        id::text, type, attempt, priority, maturity_at, claimed_at, payload::text, options::text, expires_at <= now() AS is_expired
+        id::text, type, attempt, priority, maturity_at, claimed_at, payload::text, options::text, expires_at <= now() AS is_expired,
+        headers::text
 )
 SELECT election.is_elected, taken.*
 FROM election
