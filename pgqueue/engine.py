@@ -1,9 +1,9 @@
 """The engine of one runner: its parts, wired together, and the loop that claims.
 
 Lanes and slots, executor and completer carry a task from claim to history; promotion, sweeps and heart look after the queue on
-the side. `Runner` (worker.py) gives it a life: start, pause, stop, signals. Connections: one each for every lane, settling,
-promotion, sweeps and the heart, and two pools for `context.queue` and `context.transaction()`, opened when first used, that grow
-up to the number of slots.
+the side. `Runner` (worker.py) gives it a life: start, pause, stop, signals. Connections: one each for every lane, scans,
+settling, promotion, sweeps and the heart, and two pools for `context.queue` and `context.transaction()`, opened when first used,
+that grow up to the number of slots.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ from pgqueue.prefetch import Prefetch
 from pgqueue.processes import Processes, Setup
 from pgqueue.readiness import check_schema, register_types
 from pgqueue.registry import Registry
+from pgqueue.scan import HeadScan
 from pgqueue.services import RunnerServices
 from pgqueue.settings import Settings
 from pgqueue.slots import Slots
 from pgqueue.statements import statements
+from pgqueue.strangers import Strangers
 from pgqueue.threads import Threads
 from pgqueue.turns import Turns
-from pgqueue.watermark import Watermarks
+from pgqueue.watermark import QueueWatermarks
 
 logger = logging.getLogger("pgqueue.runner")
 LANES = 2
@@ -93,9 +95,9 @@ class Engine:
         self._running: list[asyncio.Task[None]] = []
         self._completing: asyncio.Task[None] | None = None
 
-        settle, promotion, sweeps = (self._link(dsn, name) for name in ("settle", "promotion", "sweeps"))
+        scan, settle, promotion, sweeps = (self._link(dsn, name) for name in ("scan", "settle", "promotion", "sweeps"))
         lanes = [self._link(dsn, f"lane {assignment.id}") for _ in range(LANES if assignment.patience_seconds > 0 else 1)]
-        self._links = (*lanes, settle, promotion, sweeps)
+        self._links = (*lanes, scan, settle, promotion, sweeps)
         self._claim_link = lanes[0]
         self._services = RunnerServices(
             dsn,
@@ -106,7 +108,7 @@ class Engine:
             registry=registry,
             on_owning=lambda name: self._paces.lease_always(name),
         )
-        self._watermarks: dict[str, Watermarks] = {}
+        self._watermarks = QueueWatermarks()
         self._paces = Paces(assignment.types, patience_seconds=assignment.patience_seconds, leased=self._always_leased())
         self._turns = Turns(assignment.weights, pause_max_seconds=settings.poll_interval.total_seconds())
         self._prefetch = Prefetch(concurrency=assignment.concurrency, limit=2 * settings.claim_limit)
@@ -153,6 +155,7 @@ class Engine:
             on_promoted=self._on_promoted,
             on_discovered=self._on_discovered if self._turns.discovers else None,
         )
+        self._scan = self._head_scan(scan)
         self._sweeps = Sweeps(self._sql, sweeps, settings, self._retentions())
         self._heart = Heart(
             dsn,
@@ -177,6 +180,22 @@ class Engine:
             watermarks=self._watermarks,
             patience_seconds=self._assignment.patience_seconds,
             limits=self._lane_limits,
+        )
+
+    def _head_scan(self, link: Link) -> HeadScan:
+        types, watermarks = self._assignment.types, self._watermarks
+        delay = self._settings.unknown_type_delay
+        return HeadScan(
+            self._sql,
+            link,
+            runner_id=self._assignment.id,
+            types=types,
+            watermarks=watermarks,
+            queues=lambda: self._turns.queues,
+            strangers=Strangers(self._sql, link, types=types, delay=delay, watermarks=watermarks, on_ready=self._on_ready),
+            room=lambda: None if self.paused or self._stopping.is_set() else self._prefetch.room(self.slots.in_hand),
+            on_claimed=self.slots.offer,
+            on_ready=self._on_ready,
         )
 
     def _lane_limits(self, connection: AsyncConnection) -> dict[str, str]:
@@ -235,6 +254,7 @@ class Engine:
         lanes = {f"lane {number}": self._claim_forever(number) for number in range(self._claiming.lanes)}
         parts = {
             **lanes,
+            "scan": self._scan.run(self._stopping),
             "promotion": self._promotion.run(self._stopping),
             "sweeps": self._sweeps.run(self._stopping),
         }
@@ -253,6 +273,7 @@ class Engine:
     def wake(self) -> None:
         """Look at the queues now."""
         self._turns.wake()
+        self._scan.hurry()
         self._claiming.look()
 
     async def stop_claiming(self) -> None:
@@ -322,8 +343,10 @@ class Engine:
 
     def _on_promoted(self, queue: str, keys: list[tuple[int, Any, str]]) -> None:
         for priority, maturity_at, id in keys:
-            if queue in self._watermarks:
-                self._watermarks[queue].retreat(priority, maturity_at, id)
+            self._watermarks[queue].retreat(priority, maturity_at, id)
+        self._on_ready(queue)
+
+    def _on_ready(self, queue: str) -> None:
         self._turns.wake(queue)
         self._claiming.look()
 

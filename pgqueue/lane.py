@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -26,14 +26,10 @@ from pgqueue.database import AsyncConnection, is_lost
 from pgqueue.link import Link
 from pgqueue.outcomes import SUCCEEDED, Verdict
 from pgqueue.statements import Statements
-from pgqueue.watermark import WHOLE, Segments, Watermarks
+from pgqueue.watermark import Segments, Watermarks
 from pgqueue.wire import Exchange, Reply
 
 logger = logging.getLogger("pgqueue.lane")
-HEAD_SCAN_SHARE = 0.1
-"""Part of a runner's time that scans from the head may take."""
-HEAD_SCAN_INTERVAL_SECONDS = 0.05
-"""The shortest time between two of them."""
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _RECORDED = (Verdict.SUCCEEDED, Verdict.CANCELLED, Verdict.IGNORED)
 
@@ -96,7 +92,7 @@ class Lane:
         *,
         runner_id: uuid.UUID,
         types: Sequence[str],
-        watermarks: dict[str, Watermarks] | None = None,
+        watermarks: Mapping[str, Watermarks],
         patience_seconds: float = 0.0,
         limits: Callable[[AsyncConnection], dict[str, str]] = lambda connection: {},
     ) -> None:
@@ -104,10 +100,9 @@ class Lane:
         self._link = link
         self._runner_id = str(runner_id)
         self._types = list(types)
-        self._watermarks: dict[str, Watermarks] = {} if watermarks is None else watermarks
+        self._watermarks = watermarks
         self._patience_seconds = patience_seconds
         self._limits = limits
-        self._head_scan_at: dict[str, float] = {}
         self.round_trip_seconds = 0.0
         """How long the last claim took."""
 
@@ -115,27 +110,7 @@ class Lane:
 
     async def claim(self, queue: str, limit: int) -> list[Claimed]:
         """Up to `limit` tasks of this queue under a lease, in the order to run them. Commits. Raises what psycopg raises."""
-        watermarks = self._watermarks.setdefault(queue, Watermarks())
-        segments = watermarks.segments()
-        if segments is not WHOLE and self._may_scan_head(queue):
-            tasks = await self._scan_head(queue, limit)
-        else:
-            tasks = await self._claim(queue, limit, segments)
-        return self._in_order(queue, tasks)
-
-    async def _scan_head(self, queue: str, limit: int) -> list[Claimed]:
-        """Claim from the head, behind the watermarks too, at the price of the dead entries there.
-
-        A scan that finds nothing counts too. Never more than `limit`: a task beyond it would wait here while others idle.
-        """
-        started_at = time.monotonic()
-        found = await self._claim(queue, limit, WHOLE)
-        spent = time.monotonic() - started_at
-        self._head_scan_at[queue] = time.monotonic() + max(HEAD_SCAN_INTERVAL_SECONDS, spent * (1 / HEAD_SCAN_SHARE - 1))
-        return found
-
-    def _may_scan_head(self, queue: str) -> bool:
-        return time.monotonic() >= self._head_scan_at.get(queue, 0.0)
+        return self._in_order(queue, await self._claim(queue, limit, self._watermarks[queue].segments()))
 
     async def _claim(self, queue: str, limit: int, segments: Segments) -> list[Claimed]:
         claim_id = str(uuid.uuid4())
@@ -252,7 +227,7 @@ class Lane:
             exchange.add(self._sql.lane_limits.text, {"names": list(limits), "values": list(limits.values())})
 
     def _lock(self, exchange: Exchange, claim_id: str, queue: str, limit: int, leased_types: Sequence[str]) -> Reply:
-        segments = self._watermarks.setdefault(queue, Watermarks()).segments()
+        segments = self._watermarks[queue].segments()
         parameters = self._parameters(queue, claim_id, limit, segments)
         return exchange.add(self._sql.lock.text, {**parameters, "leased_types": list(leased_types)})
 
@@ -286,8 +261,7 @@ class Lane:
 
     def retreat(self, queue: str, priority: int, maturity_at: datetime, id: str) -> None:
         """A task of this key is ready (again)."""
-        if queue in self._watermarks:
-            self._watermarks[queue].retreat(priority, maturity_at, id)
+        self._watermarks[queue].retreat(priority, maturity_at, id)
 
     def _parameters(self, queue: str, claim_id: str, limit: int, segments: Segments) -> dict[str, Any]:
         return {
@@ -306,7 +280,7 @@ class Lane:
         """Sorted to run, and the watermarks moved past them."""
         tasks.sort(key=_run_order)
         # The last of each priority is the farthest.
-        self._watermarks.setdefault(queue, Watermarks()).advance({claimed.priority: claimed for claimed in tasks}.values())
+        self._watermarks[queue].advance({claimed.priority: claimed for claimed in tasks}.values(), len(tasks))
         return tasks
 
 

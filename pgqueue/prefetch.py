@@ -45,6 +45,10 @@ class Prefetch:
         pace = max(self._concurrency / max(self._duration_seconds, 1e-6), self._pace)
         return int(min(self._limit, ROUND_TRIPS * self._round_trip_seconds * pace))
 
+    def room(self, in_hand: int) -> int:
+        """How many more could be held now, however few."""
+        return max(0, self._concurrency + self.buffer() - in_hand)
+
     def room_below(self) -> int:
         """The most that may be in hand for a request to be worth it."""
         buffer = self.buffer()

@@ -83,6 +83,8 @@ class Settings(BaseSettings):
     """How long a program waits at its start for a server that is not there."""
     undecodable_delay: Duration = timedelta(minutes=1)
     """A payload that does not validate waits this long for a runner that knows it; the second time it is dead."""
+    unknown_type_delay: Duration = timedelta(minutes=1)
+    """A ready task of a type that no live runner knows is blocked after this long."""
 
     max_payload_bytes: int = Field(default=1024 * 1024, ge=1024, le=16 * 1024 * 1024)
     history_retention: Duration = timedelta(days=7)
@@ -120,7 +122,13 @@ class Settings(BaseSettings):
         return duration
 
     @field_validator(
-        "patience", "history_retention", "dead_retention", "shutdown_timeout", "connect_timeout", "undecodable_delay"
+        "patience",
+        "history_retention",
+        "dead_retention",
+        "shutdown_timeout",
+        "connect_timeout",
+        "undecodable_delay",
+        "unknown_type_delay",
     )
     @classmethod
     def _check_bounded(cls, duration: timedelta) -> timedelta:

@@ -22,7 +22,7 @@ from pgqueue.lane import Lane
 from pgqueue.link import Link
 from pgqueue.settings import Settings
 from pgqueue.statements import Statements, statements
-from pgqueue.watermark import WHOLE, Watermarks
+from pgqueue.watermark import WHOLE, QueueWatermarks, Watermarks
 from tests.conftest import eventually
 
 SQL = statements("pgqueue")
@@ -34,7 +34,7 @@ async def lane(dsn: str, *types: str) -> AsyncIterator[Lane]:
     """A lane of a runner of its own."""
     link = Link(connection_parameters(dsn), name="test", deadline_seconds=10)
     try:
-        yield Lane(SQL, link, runner_id=uuid.uuid4(), types=list(types) or ["note"])
+        yield Lane(SQL, link, runner_id=uuid.uuid4(), types=list(types) or ["note"], watermarks=QueueWatermarks())
     finally:
         await link.drop()
 
@@ -150,33 +150,7 @@ async def test_four_concurrent_claimers_never_share_a_task(queue: Queue, migrate
     assert sorted(taken) == list(range(count))
 
 
-# ── behind the watermark ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def claimed_soon(one: Lane) -> list[int]:
-    """What the next claims find, the scan from the head included, which has its turn now and then."""
-    return numbers(await eventually(lambda: one.claim("default", 10), timeout=3))
-
-
-async def test_a_task_that_commits_late_behind_the_watermark_is_found(queue: Queue, migrated_database: str) -> None:
-    note = register_note()
-    async with lane(migrated_database) as one:
-        with psycopg.connect(migrated_database) as late:
-            queue.enqueue(note(number=1), connection=late)
-            queue.enqueue(note(number=2))
-            assert numbers(await one.claim("default", 10)) == [2]
-            assert await one.claim("default", 10) == []
-            late.commit()
-        assert await claimed_soon(one) == [1]
-
-
-async def test_a_task_with_an_instant_in_the_past_is_found_behind_the_watermark(queue: Queue, migrated_database: str) -> None:
-    note = register_note()
-    queue.enqueue(note(number=1))
-    async with lane(migrated_database) as one:
-        assert numbers(await one.claim("default", 10)) == [1]
-        queue.enqueue(note(number=2), at=datetime.now(UTC) - timedelta(days=1))
-        assert await claimed_soon(one) == [2]
+# ── the watermark ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_what_a_runner_gave_back_is_ahead_of_its_watermark_at_once(
@@ -188,20 +162,7 @@ async def test_what_a_runner_gave_back_is_ahead_of_its_watermark_at_once(
         batch = await one.claim("default", 10)
         connection.execute("UPDATE pgqueue.task SET status = 'ready', runner_id = NULL WHERE payload ->> 'number' IN ('1', '2')")
         one.give_back(batch[1:3])
-        one._head_scan_at["default"] = float("inf")
         assert numbers(await one.claim("default", 10)) == [1, 2]
-
-
-async def test_a_task_that_another_runner_promoted_is_found(queue: Queue, migrated_database: str, connection: Row) -> None:
-    note = register_note()
-    queue.enqueue(note(number=1), delay=timedelta(hours=1))
-    async with lane(migrated_database) as one:
-        queue.enqueue(note(number=2))
-        assert numbers(await one.claim("default", 10)) == [2]
-        connection.execute(
-            "UPDATE pgqueue.task SET status = 'ready', maturity_at = now() - interval '1 h' WHERE status = 'scheduled'"
-        )
-        assert await claimed_soon(one) == [1]
 
 
 async def test_a_higher_priority_that_comes_later_is_seen_by_the_very_next_claim(queue: Queue, migrated_database: str) -> None:
@@ -209,7 +170,6 @@ async def test_a_higher_priority_that_comes_later_is_seen_by_the_very_next_claim
     queue.enqueue_many([note(number=number) for number in range(20)])
     async with lane(migrated_database) as one:
         await one.claim("default", 5)
-        one._head_scan_at["default"] = float("inf")  # no scan from the head helps
         queue.enqueue(note(number=99), priority=101)
         queue.enqueue(note(number=98), priority=99)
         assert numbers(await one.claim("default", 1)) == [99]
@@ -237,6 +197,9 @@ def large_table(connection: Row) -> Row:
 RUNNER, CLAIM = uuid.UUID(int=7), uuid.UUID(int=8)
 
 
+SLICES = ("priorities", "lower_maturities", "lower_ids", "upper_maturities", "upper_ids")
+
+
 def parameters(name: str, connection: Row) -> dict[str, Any]:
     """What the engine would send with a batch of 500."""
     rows = connection.execute("SELECT id::text FROM pgqueue.task WHERE status = 'running' ORDER BY random() LIMIT 500").fetchall()
@@ -254,8 +217,9 @@ def parameters(name: str, connection: Row) -> dict[str, Any]:
             (priority,),
         ).fetchone()
         if row is not None:
-            watermarks.advance([Claimed("default", str(CLAIM), row[1], "note", 1, priority, row[0], now, "{}", None, None)])
+            watermarks.advance([Claimed("default", str(CLAIM), row[1], "note", 1, priority, row[0], now, "{}", None, None)], 200)
     segments = watermarks.segments()._asdict()
+    slices = dict(zip(SLICES, map(list, zip(*watermarks.slices(), strict=True)), strict=True))
     claim = {"queue": "default", "types": ["note", "other"], "runner_id": RUNNER, "claim_id": CLAIM, "limit": 500}
     return {
         "claim": {**claim, **segments},
@@ -272,6 +236,11 @@ def parameters(name: str, connection: Row) -> dict[str, Any]:
         "bury": {**fence, **failure, "reasons": ["r"] * len(ids)},
         "discard": fence,
         "promote": {"queue": "default", "types": ["note"], "limit": 500},
+        "scan_head": {**claim, **slices, "schema": "pgqueue"},
+        "scan_peek": {**claim, **slices, "schema": "pgqueue"},
+        "look_ahead": {**claim, **segments},
+        "block_types": {**claim, **watermarks.slices()[0]._asdict(), "delay": 0.0},
+        "free_types": claim,
     }[name]
 
 
@@ -290,6 +259,9 @@ def scans(plan: Any, found: list[str] | None = None) -> list[str]:
     return found
 
 
+SCANS = ("scan_head", "scan_peek", "look_ahead", "block_types", "free_types")
+
+
 @pytest.mark.parametrize("is_analyzed", [False, True], ids=["without statistics", "with statistics"])
 def test_hot_statements_use_the_indexes_at_50000_rows(is_analyzed: bool, large_table: Row) -> None:
     if large_table.info.server_version < 160000 and not is_analyzed:
@@ -297,7 +269,7 @@ def test_hot_statements_use_the_indexes_at_50000_rows(is_analyzed: bool, large_t
     if is_analyzed:
         large_table.execute("ANALYZE pgqueue.task")
     found = {}
-    for name in ("claim", "claim from the head", "settle", "release", "bury", "discard", "promote"):
+    for name in ("claim", "claim from the head", "settle", "release", "bury", "discard", "promote", *SCANS):
         given = Parameters(parameters(name, large_table))
         text = getattr(SQL, name.partition(" ")[0]).text
         for mode in ("force_custom_plan", "force_generic_plan", "auto"):

@@ -45,7 +45,7 @@ def test_together_the_segments_hold_every_key_that_is_not_behind_its_watermark_a
     for action, (priority, maturity_at, id) in steps:
         mark = (maturity_at, id)
         if action == "claim":
-            watermarks.advance([claimed((priority, maturity_at, id))])
+            watermarks.advance([claimed((priority, maturity_at, id))], 1)
             model[priority] = max(model.get(priority, mark), mark)
         else:
             watermarks.retreat(priority, maturity_at, id)
@@ -63,7 +63,7 @@ def test_a_queue_not_claimed_from_yet_is_scanned_whole() -> None:
 
 def test_after_forgetting_the_next_claim_scans_from_the_head() -> None:
     watermarks = Watermarks()
-    watermarks.advance([claimed((100, START, NIL))])
+    watermarks.advance([claimed((100, START, NIL))], 1)
     watermarks.forget()
     assert watermarks.segments() == WHOLE
 
@@ -71,7 +71,7 @@ def test_after_forgetting_the_next_claim_scans_from_the_head() -> None:
 def test_a_task_given_back_is_ahead_of_its_watermark_again() -> None:
     watermarks = Watermarks()
     first, second = (100, START, NIL), (100, START + timedelta(seconds=1), NIL)
-    watermarks.advance([claimed(first), claimed(second)])
+    watermarks.advance([claimed(first), claimed(second)], 2)
     assert finders(watermarks.segments(), first) == 0
     watermarks.retreat(*first)
     assert finders(watermarks.segments(), first) == 1
@@ -79,7 +79,7 @@ def test_a_task_given_back_is_ahead_of_its_watermark_again() -> None:
 
 def test_a_priority_not_seen_before_lies_in_some_segment() -> None:
     watermarks = Watermarks()
-    watermarks.advance([claimed((100, START, NIL)), claimed((50, START, NIL))])
+    watermarks.advance([claimed((100, START, NIL)), claimed((50, START, NIL))], 2)
     early = START - timedelta(days=1)
     assert [finders(watermarks.segments(), (priority, early, NIL)) for priority in (32_767, 101, 100, 75, 50, 1, -32_767)] == [
         1,
@@ -95,7 +95,7 @@ def test_a_priority_not_seen_before_lies_in_some_segment() -> None:
 def test_of_very_many_priorities_the_lowest_share_a_segment_and_no_key_is_lost() -> None:
     watermarks = Watermarks()
     for priority in range(PRIORITIES_MAX * 2):
-        watermarks.advance([claimed((priority, START, NIL))])
+        watermarks.advance([claimed((priority, START, NIL))], 1)
     segments = watermarks.segments()
     assert len(segments.ids) <= PRIORITIES_MAX + 1
     later = START + timedelta(seconds=1)

@@ -1,0 +1,44 @@
+-- Where claims of one queue meet ready tasks that are not for this runner: for each segment that begins with such a one, how far the
+-- watermark may be moved, to the first task of its types or to the last one walked. Walks ready tasks of one priority a segment, and
+-- so many at most. Locks nothing. Parameters: queue, types, limit; the segments as in claim.sql: first_priorities (negated),
+-- maturities, ids, last_priorities. Result: priority, maturity_at, id, walked_count, is_whole (all of that priority was walked).
+SELECT first.priority, passed.maturity_at, passed.id::text, passed.walked_count, passed.walked_count < %(limit)s::bigint AS is_whole
+FROM unnest(
+    %(first_priorities)s::smallint[], %(maturities)s::timestamptz[], %(ids)s::uuid[], %(last_priorities)s::smallint[]
+) AS segment (first_priority, maturity_at, id, last_priority)
+CROSS JOIN LATERAL (
+    SELECT ready.priority, ready.maturity_at, ready.id, ready.type
+    FROM {schema}.task AS ready
+    WHERE ready.queue = %(queue)s::text AND ready.status = 'ready'
+        AND (-ready.priority, ready.maturity_at, ready.id) >= (segment.first_priority, segment.maturity_at, segment.id)
+        AND -ready.priority <= segment.last_priority
+    ORDER BY -ready.priority, ready.maturity_at, ready.id
+    LIMIT 1
+) AS first
+CROSS JOIN LATERAL (
+    WITH walked AS MATERIALIZED (
+        SELECT ready.maturity_at, ready.id, ready.type = ANY(%(types)s::text[]) AS is_known
+        FROM {schema}.task AS ready
+        WHERE ready.queue = %(queue)s::text AND ready.status = 'ready' AND -ready.priority = -first.priority
+            AND (ready.maturity_at, ready.id) >= (first.maturity_at, first.id)
+        ORDER BY ready.maturity_at, ready.id
+        LIMIT %(limit)s::bigint
+    )
+    (
+        SELECT walked.maturity_at, walked.id, 1 AS choice, (SELECT count(*) FROM walked) AS walked_count
+        FROM walked
+        WHERE walked.is_known
+        ORDER BY walked.maturity_at, walked.id
+        LIMIT 1
+    )
+    UNION ALL
+    (
+        SELECT walked.maturity_at, walked.id, 2 AS choice, (SELECT count(*) FROM walked) AS walked_count
+        FROM walked
+        ORDER BY walked.maturity_at DESC, walked.id DESC
+        LIMIT 1
+    )
+    ORDER BY choice
+    LIMIT 1
+) AS passed
+WHERE first.type <> ALL(%(types)s::text[])
