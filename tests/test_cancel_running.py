@@ -136,9 +136,15 @@ async def test_a_claimed_task_that_waits_for_a_slot_is_cancelled_without_a_start
     class Stub(Executor):
         def __init__(self) -> None: ...
 
-        async def execute(self, attempt: Any) -> Outcome:
+        def begin(self, attempt: Any) -> None:
             started.append(attempt.claimed.id)
+            attempt.rest = self.wait()
+
+        async def wait(self) -> Outcome:
             await asyncio.sleep(60)
+            return RETURNED
+
+        def escaped(self, attempt: Any, error: BaseException) -> Outcome:
             return RETURNED
 
     class Collect(Completer):
