@@ -142,7 +142,7 @@ def test_drain_of_an_empty_queue_ends_at_once(start: Start) -> None:
 
 
 async def test_drain_waits_for_what_another_runner_runs(
-    queue: Queue, settings: Settings, migrated_database: str, drain: Drain
+    queue: Queue, settings: Settings, migrated_database: str, drain: Drain, connection: Row
 ) -> None:
     release, started = asyncio.Event(), asyncio.Event()
 
@@ -156,9 +156,10 @@ async def test_drain_waits_for_what_another_runner_runs(
     async with Runner(AsyncQueue(migrated_database, settings=settings)):
         await started.wait()
         draining = asyncio.ensure_future(drain())
-        for _ in range(20):
-            await asyncio.sleep(0.01)
-            assert not draining.done()
+        # It beats at its start, then every half a second, and asks many times between two beats whether anything is left.
+        beaten_twice = "SELECT count(*) FROM pgqueue.runner WHERE heartbeat_at > started_at + interval '400 ms'"
+        await eventually(lambda: draining.done() or connection.execute(beaten_twice).fetchone() == (2,))
+        assert not draining.done()
         release.set()
         await draining
     assert handle.status() is Status.SUCCEEDED
