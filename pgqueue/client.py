@@ -24,7 +24,7 @@ from typing_extensions import Unpack
 from pgqueue import operations, payload
 from pgqueue.database import AsyncConnection, Connection, Operation
 from pgqueue.errors import ConfigurationError, TaskNotFound
-from pgqueue.filters import check_filter, check_id, check_page, check_queue, check_reason, check_unfinished
+from pgqueue.filters import Filter, check_filter, check_id, check_page, check_queue, check_reason, check_unfinished
 from pgqueue.handles import AsyncTaskHandle, TaskHandle
 from pgqueue.joining import arun_joined, run_joined
 from pgqueue.operations import AlreadyEnqueued, Inserted
@@ -90,8 +90,8 @@ class _Client(Generic[P]):
     def _by_name(self, name: str, values: dict[str, Any] | None) -> Task[Any]:
         return payload.validate(self._registry.get(name), values or {})
 
-    def _pick(self, status: Any, type: str | None, queue: str | None, tags: Sequence[str] | None) -> dict[str, Any]:
-        return {"registry": self._registry, "status": status, "type": type, "queue": queue, "tags": tags}
+    def _pick(self, status: Any, type: str | None, queue: str | None, tags: Sequence[str] | None) -> Filter:
+        return check_filter(self._registry, status=status, type=type, queue=queue, tags=tags)
 
 
 class Queue(_Client[Pool]):
@@ -198,8 +198,7 @@ class Queue(_Client[Pool]):
         cursor: str | None = None,
     ) -> TaskPage:
         """Tasks that match, newest first, a page of up to 1,000. `cursor` is that of the page before."""
-        wanted = check_filter(**self._pick(status, type, queue, tags))
-        page = check_page(wanted, created_after=created_after, limit=limit, cursor=cursor)
+        page = check_page(self._pick(status, type, queue, tags), created_after=created_after, limit=limit, cursor=cursor)
         return self._run(lambda: operations.list_tasks(self._sql, page))
 
     def depth(self, queue: str | None = None) -> int:
@@ -231,7 +230,7 @@ class Queue(_Client[Pool]):
         reason: str | None = None,
     ) -> int:
         """Cancel every unfinished task that matches and was there at the call; running ones are asked. Returns how many."""
-        wanted, because = check_unfinished(**self._pick(status, type, queue, tags)), check_reason(reason)
+        wanted, because = check_unfinished(self._pick(status, type, queue, tags)), check_reason(reason)
         return self._run(lambda: operations.cancel_all(self._sql, wanted, because))
 
     def run_now(self, task: Task[R]) -> R:
@@ -363,8 +362,7 @@ class AsyncQueue(_Client[AsyncPool]):
         cursor: str | None = None,
     ) -> TaskPage:
         """Tasks that match, newest first, a page of up to 1,000. `cursor` is that of the page before."""
-        wanted = check_filter(**self._pick(status, type, queue, tags))
-        page = check_page(wanted, created_after=created_after, limit=limit, cursor=cursor)
+        page = check_page(self._pick(status, type, queue, tags), created_after=created_after, limit=limit, cursor=cursor)
         return await self._run(lambda: operations.list_tasks(self._sql, page))
 
     async def depth(self, queue: str | None = None) -> int:
@@ -396,7 +394,7 @@ class AsyncQueue(_Client[AsyncPool]):
         reason: str | None = None,
     ) -> int:
         """Cancel every unfinished task that matches and was there at the call; running ones are asked. Returns how many."""
-        wanted, because = check_unfinished(**self._pick(status, type, queue, tags)), check_reason(reason)
+        wanted, because = check_unfinished(self._pick(status, type, queue, tags)), check_reason(reason)
         return await self._run(lambda: operations.cancel_all(self._sql, wanted, because))
 
     async def run_now(self, task: Task[R]) -> R:

@@ -259,7 +259,7 @@ class _Opening:
         except subprocess.CalledProcessError as error:
             ours.close()
             raise self._keeper_failed() from error
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             ours.close()
             raise
         finally:
@@ -304,7 +304,7 @@ class _Opening:
             if channel is self.own:
                 raise self._keeper_failed() from None
             return None
-        except BaseException:
+        except BaseException:  # Ctrl-C too: the keeper goes by who is connected
             channel.close()
             raise
 

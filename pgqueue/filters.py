@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -62,17 +62,11 @@ def check_filter(
     )
 
 
-def check_unfinished(
-    registry: Registry,
-    *,
-    status: Status | str | Iterable[Status | str] | None,
-    type: str | None,
-    queue: str | None,
-    tags: Sequence[str] | None,
-) -> Filter:
-    """The same for what can still be cancelled; None means every unfinished status."""
-    wanted = check_filter(registry, status=UNFINISHED if status is None else status, type=type, queue=queue, tags=tags)
-    if ended := [one for one in wanted.statuses or () if one not in UNFINISHED]:
+def check_unfinished(wanted: Filter) -> Filter:
+    """The filter for what can still be cancelled: any status means every unfinished one. Raises ConfigurationError."""
+    if wanted.statuses is None:
+        return replace(wanted, statuses=tuple(sorted(UNFINISHED)))
+    if ended := [one for one in wanted.statuses if one not in UNFINISHED]:
         raise ConfigurationError(f"cancel_all takes unfinished statuses ({', '.join(sorted(UNFINISHED))}), not {ended[0]}")
     return wanted
 

@@ -41,7 +41,7 @@ async def call_stop_hooks(resources: dict[str, Any]) -> None:
     for function in reversed(_on_stop):
         try:
             await _call(function, resources)
-        except Exception as error:
+        except Exception as error:  # user code
             logger.exception("a hook at the runner's end failed: %s", getattr(function, "__qualname__", function))
             errors.append(error)
     if errors:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 RV = TypeVar("RV")
 logger = logging.getLogger("pgqueue.loops")
 LET_GO_SECONDS = 3.0
 """How long the end of a program waits for what user code left running on its loop."""
+LEAVE_SECONDS = 5.0
+"""How long its process waits after that for threads that user code left running."""
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -27,19 +34,29 @@ def drive(main: Coroutine[Any, Any, RV]) -> RV:
     """Run a program's main coroutine to its end.
 
     asyncio lets SystemExit and KeyboardInterrupt of any asyncio.Task, one that user code started included, break out of the
-    loop. That must not end a runner: it is logged, and the loop goes on.
+    loop. That must not end a runner: it is logged, and the loop goes on. Threads that were started meanwhile and do not end
+    hold the process for a few seconds after its main thread, and no longer.
     """
+    threads_before = set(threading.enumerate())
     factory = loop_factory() or asyncio.new_event_loop
     loop = factory()
     asyncio.set_event_loop(loop)
+    # Ours, for its end: the loop's own shutdown_default_executor() joins its threads, whatever deadline stands around it.
+    executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
+    loop.set_default_executor(executor)
+    exit_code = 1
     try:
-        return _outlast(loop, loop.create_task(main))
+        result = _outlast(loop, loop.create_task(main))
+        exit_code = 0
+        return result
     finally:
         try:
             _outlast(loop, loop.create_task(_let_go()))
         finally:
+            executor.shutdown(wait=False, cancel_futures=True)
             asyncio.set_event_loop(None)
             loop.close()
+            _hold_no_longer(set(threading.enumerate()) - threads_before, exit_code)
 
 
 def _outlast(loop: asyncio.AbstractEventLoop, task: asyncio.Task[RV]) -> RV:
@@ -53,7 +70,7 @@ def _outlast(loop: asyncio.AbstractEventLoop, task: asyncio.Task[RV]) -> RV:
 
 
 async def _let_go() -> None:
-    """Cancel what user code left running. One that ignores it, or a thread that never ends, is not waited for much longer."""
+    """Cancel what user code left running. One that ignores it is not waited for much longer."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
@@ -61,9 +78,30 @@ async def _let_go() -> None:
         _, stubborn = await asyncio.wait(left, timeout=LET_GO_SECONDS)
         if stubborn:
             logger.warning("%s background tasks of user code ignore their cancellation; they are left behind", len(stubborn))
-    loop = asyncio.get_running_loop()
-    await loop.shutdown_asyncgens()
-    try:
-        await asyncio.wait_for(loop.shutdown_default_executor(), LET_GO_SECONDS)
-    except TimeoutError:
-        logger.warning("threads of asyncio.to_thread are still running; the process ends with them")
+    await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+def _hold_no_longer(threads: Iterable[threading.Thread], exit_code: int) -> None:
+    """Let these threads keep the process for LEAVE_SECONDS after the main thread has ended, then leave without them.
+
+    Python joins every thread that is no daemon before it exits, those of asyncio.to_thread and of pools included.
+    """
+    left = [thread for thread in threads if not thread.daemon and thread.is_alive()]
+    if left:
+        main_ended = threading.Event()
+        threading.Thread(target=_leave, args=(left, main_ended, exit_code), name="pgqueue-leave", daemon=True).start()
+        # Private, but the one moment between the main thread's end and Python's joins: atexit comes after them, and up to
+        # Python 3.12 the main thread counts as alive while concurrent.futures, which uses this hook too, joins its pools.
+        threading._register_atexit(main_ended.set)  # type: ignore[attr-defined]  # typeshed leaves it out
+
+
+def _leave(threads: Iterable[threading.Thread], main_ended: threading.Event, exit_code: int) -> None:
+    main_ended.wait()
+    deadline = time.monotonic() + LEAVE_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if stubborn := [thread.name for thread in threads if thread.is_alive()]:
+        logger.warning("threads of user code do not end (%s); the process ends with them", ", ".join(stubborn))
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(exit_code)

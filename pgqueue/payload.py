@@ -48,13 +48,13 @@ def encode(task_type: TaskType[Any], task: Task[Any], *, limit: int = PAYLOAD_BY
 def decode(task_type: TaskType[Any], text: str) -> Task[Any]:
     """The task of a stored payload. Unknown fields, which a newer program may have added, are ignored with one warning.
 
-    Raises PayloadError when it does not validate, and whatever a validator of user code may raise, SystemExit included.
+    Raises PayloadError when it does not validate, whatever its validators raise.
     """
     try:
         task: Task[Any] = task_type.cls.__pydantic_validator__.validate_json(text)
     except ValidationError as error:
         return _decode_leniently(task_type, text, error)
-    except BaseException as error:
+    except BaseException as error:  # user code: one bad row must not end the runner, with SystemExit least of all
         raise PayloadError(f"the payload of {task_type.name} cannot be read: {_line(error)}") from error
     return task
 
@@ -68,7 +68,7 @@ def _decode_leniently(task_type: TaskType[Any], text: str, refusal: ValidationEr
         task: Task[Any] = task_type.cls.__pydantic_validator__.validate_json(text, extra="ignore")
     except ValidationError as error:
         raise PayloadError(f"{what} does not validate: {summary(error)}") from error
-    except BaseException as error:
+    except BaseException as error:  # as above
         raise PayloadError(f"{what} cannot be read: {_line(error)}") from error
     if task_type.name not in _warned_types:
         _warned_types.add(task_type.name)

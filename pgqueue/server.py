@@ -44,7 +44,7 @@ def find_server(dsn: str | None, settings: Settings, *, say: Callable[[str], Non
     embedded = open_embedded(settings.data_directory, on_wait=tell)
     try:
         migrate(embedded.dsn, schema=settings.db_schema, on_wait=tell)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nobody else would let go of it
         embedded.close()
         raise
     tell(embedded.notice)

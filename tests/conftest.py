@@ -129,7 +129,7 @@ async def eventually(condition: Callable[[], Any], *, timeout: float = 10.0) -> 
         await asyncio.sleep(0.01)
 
 
-def wait_until(condition: Callable[[], Any], *, timeout: float = 10.0) -> Any:
+def wait_until(condition: Callable[[], Any], *, timeout: float = 15.0) -> Any:
     """The same for sync tests."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):

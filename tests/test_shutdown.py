@@ -105,6 +105,19 @@ def test_a_task_that_swallows_its_interruption_does_not_keep_the_process(queue: 
     assert runner.wait(40) == 0, runner.output
 
 
+@pytest.mark.parametrize(("own", "name"), [(False, "asyncio_"), (True, "own_0")], ids=["to_thread", "own pool"])
+def test_a_thread_of_user_code_that_never_ends_does_not_keep_the_process(
+    own: bool, name: str, queue: Queue, connection: Row, start: Start
+) -> None:
+    handle = queue.enqueue(effects.BlockingElsewhere(own=own))
+    runner = start("--shutdown-timeout", "100ms")
+    wait_until(lambda: running_now(connection) == 1)
+    runner.signal(signal.SIGTERM)
+    assert runner.wait(20) == 0, runner.output
+    assert f"threads of user code do not end ({name}" in runner.output
+    assert row_of(connection, handle)[:2] == ("ready", 0)
+
+
 def test_what_a_background_task_of_user_code_raises_never_ends_the_runner(queue: Queue, start: Start) -> None:
     first, second = queue.enqueue(effects.ExitInBackground()), queue.enqueue(effects.Plain(number=5))
     runner = start("--concurrency", "1")
@@ -129,7 +142,7 @@ def test_drain_of_an_empty_queue_ends_at_once(start: Start) -> None:
 
 
 async def test_drain_waits_for_what_another_runner_runs(
-    queue: Queue, settings: Settings, migrated_database: str, drain: Drain
+    queue: Queue, settings: Settings, migrated_database: str, drain: Drain, connection: Row
 ) -> None:
     release, started = asyncio.Event(), asyncio.Event()
 
@@ -143,9 +156,10 @@ async def test_drain_waits_for_what_another_runner_runs(
     async with Runner(AsyncQueue(migrated_database, settings=settings)):
         await started.wait()
         draining = asyncio.ensure_future(drain())
-        for _ in range(20):
-            await asyncio.sleep(0.01)
-            assert not draining.done()
+        # It beats at its start, then every half a second, and asks many times between two beats whether anything is left.
+        beaten_twice = "SELECT count(*) FROM pgqueue.runner WHERE heartbeat_at > started_at + interval '400 ms'"
+        await eventually(lambda: draining.done() or connection.execute(beaten_twice).fetchone() == (2,))
+        assert not draining.done()
         release.set()
         await draining
     assert handle.status() is Status.SUCCEEDED

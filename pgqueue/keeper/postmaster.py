@@ -83,7 +83,7 @@ class Postmaster:
                 self.data.rmdir()
             new.rename(home / "postgres")
             sync_directory(home)
-        except BaseException:
+        except BaseException:  # a signal too: what is half made is not to be found by the next start
             if new is not None:
                 shutil.rmtree(new, ignore_errors=True)
             raise

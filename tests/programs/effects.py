@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pgqueue import Task, task
@@ -72,6 +73,19 @@ class Blocking(Task):
         with self.context.queue._connection() as connection:
             connection.execute(INSERT, (self.context.task_id, os.getpid()))
         time.sleep(60)
+
+
+@task
+class BlockingElsewhere(Task):
+    """Hold a thread that the runner knows nothing of, in the loop's pool or in one of one's own."""
+
+    own: bool = False
+
+    async def run(self) -> None:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="own") if self.own else None
+        held = asyncio.get_running_loop().run_in_executor(pool, time.sleep, 60)
+        await _mark(self)
+        await held
 
 
 @task
