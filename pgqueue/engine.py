@@ -30,6 +30,7 @@ from pgqueue.heart import Heart, Identity, Pulse
 from pgqueue.hooks import call_start_hooks, call_stop_hooks
 from pgqueue.lane import Lane
 from pgqueue.link import Link
+from pgqueue.listener import Listener
 from pgqueue.maintenance import Promotion, Sweeps
 from pgqueue.outcomes import Verdict
 from pgqueue.prefetch import Prefetch
@@ -91,8 +92,9 @@ class Engine:
         self._running: list[asyncio.Task[None]] = []
         self._completing: asyncio.Task[None] | None = None
 
-        claim, settle, promotion, sweeps = (self._link(dsn, name) for name in ("claim", "settle", "promotion", "sweeps"))
-        self._links = (claim, settle, promotion, sweeps)
+        names = ("claim", "settle", "promotion", "sweeps", "listener")
+        claim, settle, promotion, sweeps, notices = (self._link(dsn, name) for name in names)
+        self._links = (claim, settle, promotion, sweeps, notices)
         self._claim_link = claim
         self._services = RunnerServices(
             dsn, assignment.id, concurrency=assignment.concurrency, settings=settings, schema=schema, registry=registry
@@ -120,6 +122,9 @@ class Engine:
             on_room=self._room.set,
             on_start=observer.started,
         )
+        self._listener: Listener | None = None
+        if settings.listen:
+            self._listener = Listener(self._sql, notices, on_notice=self._on_notice, on_listening=self._on_listening)
         self._promotion = Promotion(
             self._sql,
             promotion,
@@ -128,6 +133,7 @@ class Engine:
             queues=lambda: self._turns.queues,
             on_promoted=self._on_promoted,
             on_discovered=self._on_discovered if self._turns.discovers else None,
+            listener=self._listener,
         )
         self._sweeps = Sweeps(self._sql, sweeps, settings, self._retentions())
         self._heart = Heart(
@@ -189,6 +195,8 @@ class Engine:
             "promotion": self._promotion.run(self._stopping),
             "sweeps": self._sweeps.run(self._stopping),
         }
+        if self._listener is not None:
+            parts["notices"] = self._listener.run(self._stopping)
         self._running = [asyncio.create_task(self._watched(part), name=f"pgqueue {name}") for name, part in parts.items()]
         self._completing = asyncio.create_task(self._watched(self.completer.run()), name="pgqueue completer")
 
@@ -237,11 +245,14 @@ class Engine:
             if want == 0:
                 await _wait(self._room, self._settings.poll_interval.total_seconds())
             elif self.paused:
+                self._keep_awake()
                 await _wait(self._look, self._settings.poll_interval.total_seconds())
             elif not await self._claim_round(want):
                 if self._assignment.drain and await self._is_drained():
                     self.ending.set()
                     return
+                if self._listener is not None and self._turns.is_drowsy:
+                    self._listener.rest()
                 await _wait(self._look, self._turns.pause(time.monotonic()))
 
     async def _claim_round(self, want: int) -> int:
@@ -257,6 +268,8 @@ class Engine:
             self._turns.found(queue, len(batch), time.monotonic())
             self.slots.offer(batch)
             total += len(batch)
+            if batch:
+                self._keep_awake()
             if self._stopping.is_set():
                 break
         return total
@@ -291,7 +304,7 @@ class Engine:
             self.processed_count += 1
             self.failed_count += outcome.failure is not None
         if is_ours and outcome.verdict in (Verdict.RETRIED, Verdict.SNOOZED):
-            self._promotion.expect(outcome.delay_seconds)
+            self._promotion.expect(settlement.claimed.queue, outcome.delay_seconds)
         if self._observer.settled is not None:
             self._observer.settled(settlement, is_ours)
 
@@ -299,6 +312,23 @@ class Engine:
         for priority, maturity_at, id in keys:
             self._lane.retreat(queue, priority, maturity_at, id)
         self._turns.wake(queue)
+        self._look.set()
+
+    def _keep_awake(self) -> None:
+        if self._listener is not None:
+            self._listener.busy()
+
+    def _on_notice(self, queue: str) -> None:
+        if queue in self._turns.queues:
+            self._turns.wake(queue)
+            self._look.set()
+        elif not self._turns.discovers:
+            return
+        self._promotion.look(queue)
+
+    def _on_listening(self) -> None:
+        self._turns.hasten()
+        self._promotion.look()
         self._look.set()
 
     def _on_discovered(self, queues: list[str]) -> None:

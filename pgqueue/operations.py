@@ -63,7 +63,7 @@ def enqueue(sql: Statements, request: Request, *, repeated: bool = False, now: d
         if first is not None:
             return first
     for _ in range(CONFLICT_TRIES_MAX):
-        rows = yield sql.enqueue(**_parameters(request), now=now)
+        rows = yield sql.enqueue(**_parameters(request), channel=_channel(sql, request), now=now)
         # In a statement of its own: it must see what the insert has waited for.
         if repeated and (yield sql.ended(ids=[request.id])):
             raise AlreadyEnqueued
@@ -109,6 +109,11 @@ def _find_holder(sql: Statements, request: Request) -> Operation[Inserted | None
             return Inserted(rows[0][1], request.queue, created=rows[0][1] == request.id)
     rows = yield sql.outcome(queue=request.queue, id=request.id)
     return Inserted(request.id, request.queue, created=True) if rows else None
+
+
+def _channel(sql: Statements, request: Request) -> str | None:
+    """Where sleeping runners are told of it: the channel called like the schema. None: nowhere."""
+    return sql.schema if request.notify else None
 
 
 def _parameters(request: Request) -> dict[str, Any]:
@@ -176,7 +181,7 @@ def _insert_plain(
 ) -> Operation[None]:
     for start in range(0, len(requests), BATCH_MAX):
         batch = requests[start : start + BATCH_MAX]
-        yield sql.enqueue_many(**_arrays(batch), now=now)
+        yield sql.enqueue_many(**_arrays(batch), channel=_channel(sql, batch[0]), now=now)
         inserted.update((request.id, Inserted(request.id, request.queue, created=True)) for request in batch)
 
 
@@ -184,7 +189,7 @@ def _insert_again(sql: Statements, requests: Sequence[Request], now: datetime | 
     """Insert what an attempt of unknown commit had in hand: all of it was committed or nothing. Raises AlreadyEnqueued."""
     for start in range(0, len(requests), BATCH_MAX):
         batch = requests[start : start + BATCH_MAX]
-        created = yield sql.enqueue_many(**_arrays(batch), now=now)
+        created = yield sql.enqueue_many(**_arrays(batch), channel=_channel(sql, batch[0]), now=now)
         if len(created) < len(batch) or (yield sql.ended(ids=[request.id for request in batch])):
             raise AlreadyEnqueued
 
@@ -197,7 +202,7 @@ def _insert_unique(
     for _ in range(CONFLICT_TRIES_MAX):
         for start in range(0, len(waiting), BATCH_MAX):
             batch = waiting[start : start + BATCH_MAX]
-            created = {row[0] for row in (yield sql.enqueue_many(**_arrays(batch), now=now))}
+            created = {row[0] for row in (yield sql.enqueue_many(**_arrays(batch), channel=_channel(sql, batch[0]), now=now))}
             inserted.update((one.id, Inserted(one.id, one.queue, created=True)) for one in batch if one.id in created)
         waiting = [request for request in waiting if request.id not in inserted]
         if not waiting:
@@ -218,12 +223,14 @@ def _copy(sql: Statements, requests: Sequence[Request], now: datetime | None) ->
     if now is None:
         now = (yield sql.clock())[0][0]
     rows = []
+    firsts: dict[str, datetime] = {}
     for request in requests:
         maturity_at = request.at or now + timedelta(seconds=request.delay_seconds or 0)
         expires_at = request.expires_at
         if request.expires_seconds is not None:
             expires_at = now + timedelta(seconds=request.expires_seconds)
         status = "ready" if maturity_at <= now else "scheduled"
+        firsts[request.queue] = min(maturity_at, firsts.get(request.queue, maturity_at))
         rows.append(
             (
                 request.id, request.queue, request.type, status, request.priority, request.payload, maturity_at, expires_at,
@@ -231,6 +238,8 @@ def _copy(sql: Statements, requests: Sequence[Request], now: datetime | None) ->
             )
         )  # fmt: skip
     yield Copy(sql.copy_tasks, rows)
+    if requests[0].notify:
+        yield sql.notify(channel=sql.schema, queues=list(firsts), maturity_ats=list(firsts.values()))
 
 
 def _arrays(requests: Sequence[Request]) -> dict[str, Any]:

@@ -65,6 +65,7 @@ def prepare(task: Task[Any], options: Mapping[str, Any], settings: Settings) -> 
             tags=task_type.tags if tags is None else check_tags(tags, *(task_type.tags or ())) or None,
             headers=_headers(options.get("headers")),
             options=_overrides(options),
+            notify=_notify(options.get("notify")),
         )
     )
 
@@ -179,6 +180,12 @@ def _headers(headers: Any) -> str | None:
     if len(headers) > HEADER_COUNT_MAX:
         raise ConfigurationError(f"headers takes at most {HEADER_COUNT_MAX} entries, not {len(headers)}")
     return payload.check_json(json.dumps(dict(headers)), "headers", limit=HEADER_BYTES_MAX)
+
+
+def _notify(notify: Any) -> bool:
+    if notify is not None and not isinstance(notify, bool):
+        raise ConfigurationError(f"notify takes True or False, not {notify!r:.200}")
+    return notify is not False
 
 
 def _overrides(options: Mapping[str, Any]) -> str | None:

@@ -269,9 +269,10 @@ class Scheduler:
                 skip_ats=skip_ats,
                 unrecorded_count=due.skipped_count - len(skip_ats),
                 lock_timeout=f"{LOCK_TIMEOUT // timedelta(milliseconds=1)}ms",
+                channel=self._sql.schema,
             )
         )
-        for slot_at, task_id, reason in rows:
+        for slot_at, task_id, reason, _told in rows:
             self._tell(Fired(schedule.app, schedule.name, schedule.type, slot_at, task_id, reason))
 
     def _tell(self, fired: Fired) -> None:

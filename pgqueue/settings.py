@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     heartbeat: Duration = timedelta(seconds=5)
     poll_interval: Duration = timedelta(seconds=1)
     """The longest sleep of an idle runner between two looks at the queue."""
+    listen: bool = True
+    """Whether a runner asks to be told of tasks; off behind a pooler in transaction mode, where only the polls find them."""
     shutdown_timeout: Duration = timedelta(seconds=30)
     statement_deadline: Duration = timedelta(seconds=20)
     """A statement unanswered for this long counts as lost, and its connection is given up."""
