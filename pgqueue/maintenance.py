@@ -69,9 +69,10 @@ class Promotion:
         self._hurry = asyncio.Event()
 
     def look(self, queue: str | None = None) -> None:
-        """Look at this queue now, or at all of them; for one that is not known yet, look which queues there are."""
+        """Look at this queue now, or at all of them; and which there are, unless it is one that is known."""
         if queue is None:
             self._due_at.clear()
+            self._discover_at = 0.0
         elif queue in self._queues():
             self._due_at.pop(queue, None)
         else:
