@@ -233,7 +233,7 @@ class Scheduler:
         count, is_quiet = DUE_BATCH, True
         while count == DUE_BATCH and not self._stopping.is_set():
             rows = await self._link.rows(self._sql.schedule_due(now=now, after_at=after_at, after_id=after_id, limit=DUE_BATCH))
-            schedules = [Schedule(*row[2:]) for row in rows if row[2] is not None]
+            schedules = [Schedule(row[0], *row[2:]) for row in rows if row[2] is not None]
             now, count = rows[0][0], len(schedules)
             if schedules:
                 after_at, after_id = schedules[-1].next_run_at, schedules[-1].id
