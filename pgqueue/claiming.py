@@ -47,6 +47,8 @@ class Claiming:
         lane_count: Callable[[], int] = lambda: 1,
         is_drained: Callable[[], Awaitable[bool]] | None = None,
         on_settled: Callable[[Settlement, bool], None] = lambda settlement, is_ours: None,
+        on_found: Callable[[], None] = lambda: None,
+        on_drowsy: Callable[[], None] = lambda: None,
         on_lane: Callable[[float], None] = lambda opened_at: None,
     ) -> None:
         self._lanes = list(lanes)
@@ -60,6 +62,8 @@ class Claiming:
         self._lane_count = lane_count
         self._is_drained = is_drained
         self._on_settled = on_settled
+        self._on_found = on_found
+        self._on_drowsy = on_drowsy
         self._on_lane = on_lane
         self._waiting_shares: deque[tuple[str, int]] = deque()
         self._batches: dict[Batch, float] = {}
@@ -88,6 +92,8 @@ class Claiming:
         lane, link = self._lanes[number]
         while not self._stopping.is_set():
             seen = self._look.count
+            if self.paused:
+                self._on_found()  # nobody needs to wake us
             if self.paused or number >= max(1, self._lane_count()):
                 await self._look.wait(seen, self._poll_seconds)
                 continue
@@ -101,6 +107,8 @@ class Claiming:
                 continue
             if want and number == 0 and self._is_drained is not None and await self._is_drained():
                 return
+            if want and number == 0 and self._turns.is_drowsy:
+                self._on_drowsy()
             await self._look.wait(seen, self._turns.pause(time.monotonic()) if want and number == 0 else self._poll_seconds)
 
     # ── what to claim ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -211,6 +219,8 @@ class Claiming:
         self._prefetch.observe_round_trip(lane.round_trip_seconds, now)
         was_resting = self._turns.is_resting(queue)
         self._turns.found(queue, count, now)
+        if count:
+            self._on_found()
         if count and was_resting:
             self._look.send()  # the other lanes may help
 

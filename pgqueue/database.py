@@ -110,8 +110,8 @@ def _execute(connection: psycopg.Connection[Any], call: Call | Copy) -> Rows:
     cursor = psycopg.Cursor(connection, row_factory=psycopg.rows.tuple_row)
     if isinstance(call, Copy):
         with cursor.copy(_literal(call)) as copy:
-            for row in call.rows:
-                copy.write_row(row)
+            for chunk in call.chunks:
+                copy.write(chunk)
         return []
     cursor.execute(call.statement.text, Parameters(call.parameters))
     return cursor.fetchall() if cursor.description else []
@@ -121,8 +121,8 @@ async def _aexecute(connection: psycopg.AsyncConnection[Any], call: Call | Copy)
     cursor = psycopg.AsyncCursor(connection, row_factory=psycopg.rows.tuple_row)
     if isinstance(call, Copy):
         async with cursor.copy(_literal(call)) as copy:
-            for row in call.rows:
-                await copy.write_row(row)
+            for chunk in call.chunks:
+                await copy.write(chunk)
         return []
     await cursor.execute(call.statement.text, Parameters(call.parameters))
     return await cursor.fetchall() if cursor.description else []

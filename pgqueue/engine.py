@@ -27,6 +27,7 @@ from pgqueue.heart import Heart, Identity, Pulse
 from pgqueue.hooks import call_start_hooks, call_stop_hooks
 from pgqueue.lane import Lane
 from pgqueue.link import Link
+from pgqueue.listener import Listener
 from pgqueue.maintenance import Promotion, Sweeps
 from pgqueue.outcomes import Verdict
 from pgqueue.paces import Paces
@@ -95,9 +96,10 @@ class Engine:
         self._running: list[asyncio.Task[None]] = []
         self._completing: asyncio.Task[None] | None = None
 
-        scan, settle, promotion, sweeps = (self._link(dsn, name) for name in ("scan", "settle", "promotion", "sweeps"))
+        names = ("scan", "settle", "promotion", "sweeps", "listener")
+        scan, settle, promotion, sweeps, notices = (self._link(dsn, name) for name in names)
         lanes = [self._link(dsn, f"lane {assignment.id}") for _ in range(LANES if assignment.patience_seconds > 0 else 1)]
-        self._links = (*lanes, scan, settle, promotion, sweeps)
+        self._links = (*lanes, scan, settle, promotion, sweeps, notices)
         self._claim_link = lanes[0]
         self._services = RunnerServices(
             dsn,
@@ -145,7 +147,12 @@ class Engine:
             lane_count=lambda: LANES,
             is_drained=self._is_drained if assignment.drain else None,
             on_settled=self._tell,
+            on_found=self._keep_awake,
+            on_drowsy=self._rest,
         )
+        self._listener: Listener | None = None
+        if settings.listen:
+            self._listener = Listener(self._sql, notices, on_notice=self._on_notice, on_listening=self._on_listening)
         self._promotion = Promotion(
             self._sql,
             promotion,
@@ -154,6 +161,7 @@ class Engine:
             queues=lambda: self._turns.queues,
             on_promoted=self._on_promoted,
             on_discovered=self._on_discovered if self._turns.discovers else None,
+            listener=self._listener,
         )
         self._scan = self._head_scan(scan)
         self._sweeps = Sweeps(self._sql, sweeps, settings, self._retentions())
@@ -258,6 +266,8 @@ class Engine:
             "promotion": self._promotion.run(self._stopping),
             "sweeps": self._sweeps.run(self._stopping),
         }
+        if self._listener is not None:
+            parts["notices"] = self._listener.run(self._stopping)
         self._running = [asyncio.create_task(self._watched(part), name=f"pgqueue {name}") for name, part in parts.items()]
         self._completing = asyncio.create_task(self._watched(self.completer.run()), name="pgqueue completer")
 
@@ -337,7 +347,7 @@ class Engine:
             self.processed_count += 1
             self.failed_count += outcome.failure is not None
         if is_ours and outcome.verdict in (Verdict.RETRIED, Verdict.SNOOZED):
-            self._promotion.expect(outcome.delay_seconds)
+            self._promotion.expect(settlement.claimed.queue, outcome.delay_seconds)
         if self._observer.settled is not None:
             self._observer.settled(settlement, is_ours)
 
@@ -348,6 +358,26 @@ class Engine:
 
     def _on_ready(self, queue: str) -> None:
         self._turns.wake(queue)
+        self._claiming.look()
+
+    def _keep_awake(self) -> None:
+        if self._listener is not None:
+            self._listener.busy()
+
+    def _rest(self) -> None:
+        if self._listener is not None:
+            self._listener.rest()
+
+    def _on_notice(self, queue: str) -> None:
+        if queue in self._turns.queues:
+            self._on_ready(queue)
+        elif not self._turns.discovers:
+            return
+        self._promotion.look(queue)
+
+    def _on_listening(self) -> None:
+        self._turns.hasten()
+        self._promotion.look()
         self._claiming.look()
 
     def _on_discovered(self, queues: list[str]) -> None:

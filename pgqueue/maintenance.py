@@ -18,11 +18,16 @@ import psycopg
 from pgqueue import partitions, steps
 from pgqueue.errors import PgQueueError
 from pgqueue.link import Link
+from pgqueue.listener import LOOKAHEAD_SECONDS, Listener
 from pgqueue.settings import Settings
 from pgqueue.statements import Call, Statements
 
 logger = logging.getLogger("pgqueue.maintenance")
 PROMOTION_BATCH = 1_000
+PROMOTION_PAUSE_MIN_SECONDS = 0.01
+"""Tasks that are due one after the other are promoted together, at most so late."""
+BUSY_POLL_SECONDS = 0.25
+DISCOVERY_POLLS = 5
 LOCKED_PAUSE_SECONDS = 0.1
 """The pause where tasks are due and locked: another runner is promoting them, or somebody's transaction holds them."""
 SWEEP_BATCH = 1_000
@@ -32,7 +37,10 @@ PARTITIONS_INTERVAL_SECONDS = 3_600.0
 
 
 class Promotion:
-    """Makes due tasks ready, queue by queue, and sleeps until the next is due."""
+    """Makes due tasks ready, queue by queue, and sleeps until the next is due.
+
+    A runner that rests is told of a task that is due soon (listener.py). A busy one is not, and so looks more often.
+    """
 
     def __init__(
         self,
@@ -44,6 +52,7 @@ class Promotion:
         queues: Callable[[], list[str]],
         on_promoted: Callable[[str, list[tuple[int, Any, str]]], None],
         on_discovered: Callable[[list[str]], None] | None = None,
+        listener: Listener | None = None,
     ) -> None:
         self._sql = sql
         self._link = link
@@ -52,14 +61,30 @@ class Promotion:
         self._queues = queues
         self._on_promoted = on_promoted
         self._on_discovered = on_discovered
-        self._due_at = float("inf")
+        self._listener = listener
+        self._due_at: dict[str, float] = {}
+        self._expected: set[str] = set()
+        """Queues whose next look is for a task that is due then."""
+        self._discover_at = 0.0
         self._hurry = asyncio.Event()
 
-    def expect(self, delay_seconds: float) -> None:
+    def look(self, queue: str | None = None) -> None:
+        """Look at this queue now, or at all of them; and which there are, unless it is one that is known."""
+        if queue is None:
+            self._due_at.clear()
+            self._discover_at = 0.0
+        elif queue in self._queues():
+            self._due_at.pop(queue, None)
+        else:
+            self._discover_at = 0.0
+        self._hurry.set()
+
+    def expect(self, queue: str, delay_seconds: float) -> None:
         """A task goes back and is due in so many seconds: look then, and not at the next poll. Cheap; called on the loop."""
         due_at = time.monotonic() + delay_seconds
-        if due_at < self._due_at:
-            self._due_at = due_at
+        if due_at < self._due_at.get(queue, 0.0):
+            self._due_at[queue] = due_at
+            self._expected.add(queue)
             self._hurry.set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -67,43 +92,72 @@ class Promotion:
         stopped = asyncio.ensure_future(stop.wait())
         try:
             while not stop.is_set():
-                pause = self._poll_seconds
-                self._due_at = float("inf")
+                self._hurry.clear()
                 try:
                     pause = await self.promote()
                 except (psycopg.Error, PgQueueError, OSError) as error:
                     logger.warning("promotion failed, trying on: %s", str(error).strip().partition("\n")[0])
                     await self._link.drop()
+                    pause = self._poll_seconds
+                    self._hurry.clear()
                 await self._sleep(stopped, pause)
         finally:
             stopped.cancel()
 
     async def _sleep(self, stopped: asyncio.Future[Any], seconds: float) -> None:
-        """Until the next round: sooner, where a task is expected sooner."""
-        wake_at = time.monotonic() + seconds
-        while not stopped.done() and (left := min(wake_at, self._due_at) - time.monotonic()) > 0:
-            self._hurry.clear()
-            hurried = asyncio.ensure_future(self._hurry.wait())
-            await asyncio.wait([stopped, hurried], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        hurried = asyncio.ensure_future(self._hurry.wait())
+        try:
+            await asyncio.wait([stopped, hurried], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
             hurried.cancel()
 
     async def promote(self) -> float:
-        """One round over the queues. Returns seconds until the next."""
-        if self._on_discovered is not None:
-            self._on_discovered([row[0] for row in await self._link.rows(self._sql.queues())])
-        # Jitter keeps many runners from promoting the same instant's tasks at the same moment.
-        pause = self._poll_seconds * random.uniform(0.8, 1.0)
+        """One round over the queues that are due. Returns seconds until the next."""
+        if self._on_discovered is not None and time.monotonic() >= self._discover_at:
+            await self._discover(self._on_discovered)
         for queue in self._queues():
+            if self._due_at.get(queue, 0.0) <= time.monotonic():
+                await self._promote(queue)
+        wake_ats = [self._due_at.get(queue, 0.0) for queue in self._queues()]
+        if self._on_discovered is not None:
+            wake_ats.append(self._discover_at)
+        return max(0.0, min(wake_ats) - time.monotonic())
+
+    async def _discover(self, on_discovered: Callable[[list[str]], None]) -> None:
+        """Which queues there are. Whoever listens is told of a new one, so that looking now and then is enough."""
+        interval = self._poll_seconds * (1 if self._listener is None else DISCOVERY_POLLS)
+        self._discover_at = time.monotonic() + interval * random.uniform(0.8, 1.0)
+        on_discovered([row[0] for row in await self._link.rows(self._sql.queues())])
+
+    async def _promote(self, queue: str) -> None:
+        """Promote a batch of this queue, and set when to look again."""
+        self._due_at[queue] = float("inf")
+        try:
             rows = await self._link.rows(self._sql.promote(queue=queue, types=self._types, limit=PROMOTION_BATCH))
-            if rows:
-                self._on_promoted(queue, [(-row[0], row[1], row[2]) for row in rows])
-                if rows[0][3] >= PROMOTION_BATCH:
-                    pause = 0.0
-                    continue
-            due = await self._link.rows(self._sql.next_due(queue=queue))
-            if due:
-                pause = min(pause, due[0][0] if due[0][0] > 0 else LOCKED_PAUSE_SECONDS)
-        return pause
+        except BaseException:
+            self._due_at.pop(queue, None)
+            raise
+        promoted_count, seconds = rows[0][3], rows[0][4]
+        keys = [(-row[0], row[1], row[2]) for row in rows if row[0] is not None]
+        if keys or queue in self._expected:  # expected and not there: another runner has made it ready
+            self._on_promoted(queue, keys)
+        self._expected.discard(queue)
+        # Jitter keeps many runners from promoting the same instant's tasks at the same moment.
+        pause = self._longest_pause() * random.uniform(0.8, 1.0)
+        if promoted_count >= PROMOTION_BATCH:
+            pause = 0.0
+        elif seconds is not None and seconds <= 0.0:
+            pause = min(pause, LOCKED_PAUSE_SECONDS)
+        elif seconds is not None and seconds < pause:
+            pause = max(seconds, PROMOTION_PAUSE_MIN_SECONDS)
+            self._expected.add(queue)
+        if queue in self._due_at:  # else somebody asked for another look meanwhile
+            self._due_at[queue] = min(self._due_at[queue], time.monotonic() + pause)
+
+    def _longest_pause(self) -> float:
+        if self._listener is None:
+            return self._poll_seconds
+        return min(self._poll_seconds, LOOKAHEAD_SECONDS if self._listener.is_resting else BUSY_POLL_SECONDS)
 
 
 class Sweeps:

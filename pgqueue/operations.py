@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
 
+from pgqueue.copying import array_literal, chunks, maturity
 from pgqueue.database import Operation
 from pgqueue.errors import EnqueueConflict, TaskNotFound
 from pgqueue.filters import Filter, Page
@@ -29,9 +30,11 @@ CANCEL_BATCH = 1_000
 FIRST_ID = uuid.UUID(int=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Inserted:
-    """What became of a request: the task that stands for it, and whether this request created it."""
+class Inserted(NamedTuple):
+    """What became of a request: the task that stands for it, and whether this request created it.
+
+    A tuple, as there may be hundreds of thousands of them.
+    """
 
     id: uuid.UUID
     queue: str
@@ -63,7 +66,7 @@ def enqueue(sql: Statements, request: Request, *, repeated: bool = False, now: d
         if first is not None:
             return first
     for _ in range(CONFLICT_TRIES_MAX):
-        rows = yield sql.enqueue(**_parameters(request), now=now)
+        rows = yield sql.enqueue(**_parameters(request), channel=_channel(sql, request), now=now)
         # In a statement of its own: it must see what the insert has waited for.
         if repeated and (yield sql.ended(ids=[request.id])):
             raise AlreadyEnqueued
@@ -109,6 +112,11 @@ def _find_holder(sql: Statements, request: Request) -> Operation[Inserted | None
             return Inserted(rows[0][1], request.queue, created=rows[0][1] == request.id)
     rows = yield sql.outcome(queue=request.queue, id=request.id)
     return Inserted(request.id, request.queue, created=True) if rows else None
+
+
+def _channel(sql: Statements, request: Request) -> str | None:
+    """Where sleeping runners are told of it: the channel called like the schema. None: nowhere."""
+    return sql.schema if request.notify else None
 
 
 def _parameters(request: Request) -> dict[str, Any]:
@@ -168,7 +176,7 @@ def _final(inserted: dict[uuid.UUID, Inserted], request: Request) -> Inserted:
     """What stands for a request: where its idempotency key names another of the same call, what stands for that one."""
     found = inserted[request.id]
     other = inserted.get(found.id)
-    return found if found.created or other is None else replace(other, created=False)
+    return found if found.created or other is None else other._replace(created=False)
 
 
 def _insert_plain(
@@ -176,7 +184,7 @@ def _insert_plain(
 ) -> Operation[None]:
     for start in range(0, len(requests), BATCH_MAX):
         batch = requests[start : start + BATCH_MAX]
-        yield sql.enqueue_many(**_arrays(batch), now=now)
+        yield sql.enqueue_many(**_arrays(batch), channel=_channel(sql, batch[0]), now=now)
         inserted.update((request.id, Inserted(request.id, request.queue, created=True)) for request in batch)
 
 
@@ -184,7 +192,7 @@ def _insert_again(sql: Statements, requests: Sequence[Request], now: datetime | 
     """Insert what an attempt of unknown commit had in hand: all of it was committed or nothing. Raises AlreadyEnqueued."""
     for start in range(0, len(requests), BATCH_MAX):
         batch = requests[start : start + BATCH_MAX]
-        created = yield sql.enqueue_many(**_arrays(batch), now=now)
+        created = yield sql.enqueue_many(**_arrays(batch), channel=_channel(sql, batch[0]), now=now)
         if len(created) < len(batch) or (yield sql.ended(ids=[request.id for request in batch])):
             raise AlreadyEnqueued
 
@@ -197,7 +205,7 @@ def _insert_unique(
     for _ in range(CONFLICT_TRIES_MAX):
         for start in range(0, len(waiting), BATCH_MAX):
             batch = waiting[start : start + BATCH_MAX]
-            created = {row[0] for row in (yield sql.enqueue_many(**_arrays(batch), now=now))}
+            created = {row[0] for row in (yield sql.enqueue_many(**_arrays(batch), channel=_channel(sql, batch[0]), now=now))}
             inserted.update((one.id, Inserted(one.id, one.queue, created=True)) for one in batch if one.id in created)
         waiting = [request for request in waiting if request.id not in inserted]
         if not waiting:
@@ -217,20 +225,19 @@ def _insert_unique(
 def _copy(sql: Statements, requests: Sequence[Request], now: datetime | None) -> Operation[None]:
     if now is None:
         now = (yield sql.clock())[0][0]
-    rows = []
-    for request in requests:
-        maturity_at = request.at or now + timedelta(seconds=request.delay_seconds or 0)
-        expires_at = request.expires_at
-        if request.expires_seconds is not None:
-            expires_at = now + timedelta(seconds=request.expires_seconds)
-        status = "ready" if maturity_at <= now else "scheduled"
-        rows.append(
-            (
-                request.id, request.queue, request.type, status, request.priority, request.payload, maturity_at, expires_at,
-                None if request.tags is None else list(request.tags), request.headers, request.options,
-            )
-        )  # fmt: skip
-    yield Copy(sql.copy_tasks, rows)
+    yield Copy(sql.copy_tasks, chunks(requests, now))
+    if requests[0].notify:
+        firsts = _first_maturities(requests, now)
+        yield sql.notify(channel=sql.schema, queues=list(firsts), maturity_ats=list(firsts.values()))
+
+
+def _first_maturities(requests: Sequence[Request], now: datetime) -> dict[str, datetime]:
+    """When the first task of each queue is due."""
+    firsts: dict[str, datetime] = {}
+    for queue, at, delay in {(request.queue, request.at, request.delay_seconds) for request in requests}:
+        maturity_at = maturity(at, delay, now)
+        firsts[queue] = min(maturity_at, firsts.get(queue, maturity_at))
+    return firsts
 
 
 def _arrays(requests: Sequence[Request]) -> dict[str, Any]:
@@ -249,12 +256,6 @@ def _arrays(requests: Sequence[Request]) -> dict[str, Any]:
         "headers": [request.headers for request in requests],
         "options": [request.options for request in requests],
     }
-
-
-def array_literal(words: Sequence[str]) -> str:
-    """A text[] as PostgreSQL writes it: an array of arrays of different lengths is not a type."""
-    quoted = ('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
-    return "{" + ",".join(quoted) + "}"
 
 
 # ── reading and changing ────────────────────────────────────────────────────────────────────────────────────────────

@@ -28,7 +28,7 @@ from typing import Self
 import psycopg
 
 from pgqueue.client import AsyncQueue, Queue
-from pgqueue.database import connection_parameters, is_lost
+from pgqueue.database import Rows, connection_parameters, is_lost
 from pgqueue.errors import ConfigurationError, DatabaseUnavailable, PgQueueError
 from pgqueue.heart import Heart, Identity, Pulse
 from pgqueue.link import Link
@@ -44,6 +44,8 @@ LOCK_TIMEOUT = timedelta(milliseconds=500)
 """So long a firing waits for an open transaction that holds its unique key, before it is put off to the next round."""
 JITTER_SECONDS = 0.02
 """Schedulers that sleep until the same instant wake up to this much later, so that one of them finds the work done."""
+QUIET_POLLS, QUIET_SECONDS = 3, 3.0
+"""Where nothing is due, schedules that somebody else has written down are looked for every third poll, or after this long."""
 FAILURE_PAUSE_SECONDS = 0.3
 STOP_SECONDS_MAX = 10.0
 COMPLAINTS_MAX = 10_000
@@ -228,21 +230,28 @@ class Scheduler:
     async def fire_due(self) -> float:
         """One round over all schedules that are due. Returns seconds until the next round."""
         now = after_at = after_id = None
-        count = DUE_BATCH
+        count, is_quiet = DUE_BATCH, True
+        rows: Rows = []
         while count == DUE_BATCH and not self._stopping.is_set():
             rows = await self._link.rows(self._sql.schedule_due(now=now, after_at=after_at, after_id=after_id, limit=DUE_BATCH))
-            schedules = [Schedule(*row) for row in rows if row[1] is not None]
+            schedules = [Schedule(row[0], *row[2:]) for row in rows if row[2] is not None]
             now, count = rows[0][0], len(schedules)
             if schedules:
                 after_at, after_id = schedules[-1].next_run_at, schedules[-1].id
+                is_quiet = False
             random.shuffle(schedules)  # several schedulers then work at different ends
             for schedule in schedules:
                 await self._attend(schedule)
-        # Due schedules that stay behind (broken, locked, waiting for a key) come round with the poll, not at once.
-        pause = self.settings.poll_interval.total_seconds() * random.uniform(0.8, 1.0)
-        for (seconds,) in await self._link.rows(self._sql.schedule_next(now=now)):
-            pause = min(pause, seconds + random.uniform(0.0, JITTER_SECONDS))
-        return pause
+        if not is_quiet:  # what was fired comes again
+            rows = await self._link.rows(self._sql.schedule_due(now=now, limit=0))
+        pause = self._longest_pause(is_quiet=is_quiet) * random.uniform(0.8, 1.0)
+        next_seconds = rows[0][1] if rows else None
+        return pause if next_seconds is None else min(pause, next_seconds + random.uniform(0.0, JITTER_SECONDS))
+
+    def _longest_pause(self, *, is_quiet: bool) -> float:
+        """Due schedules that stay behind (broken, locked, waiting for a key) come round with the poll; new ones are rare."""
+        poll_seconds = self.settings.poll_interval.total_seconds()
+        return max(poll_seconds, min(QUIET_SECONDS, QUIET_POLLS * poll_seconds)) if is_quiet else poll_seconds
 
     async def _attend(self, schedule: Schedule) -> None:
         """Fire one schedule. What is wrong with it is said once, and does not keep the others waiting."""
@@ -269,9 +278,10 @@ class Scheduler:
                 skip_ats=skip_ats,
                 unrecorded_count=due.skipped_count - len(skip_ats),
                 lock_timeout=f"{LOCK_TIMEOUT // timedelta(milliseconds=1)}ms",
+                channel=self._sql.schema,
             )
         )
-        for slot_at, task_id, reason in rows:
+        for slot_at, task_id, reason, _told in rows:
             self._tell(Fired(schedule.app, schedule.name, schedule.type, slot_at, task_id, reason))
 
     def _tell(self, fired: Fired) -> None:

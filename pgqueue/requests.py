@@ -59,6 +59,7 @@ class EnqueueOptions(TypedDict, total=False):
     idempotency_key: IdempotencyKey | None
     tags: Sequence[str] | None
     headers: Mapping[str, str] | None
+    notify: bool | None
 
 
 class Request(NamedTuple):
@@ -82,6 +83,7 @@ class Request(NamedTuple):
     tags: tuple[str, ...] | None
     headers: str | None
     options: str | None
+    notify: bool = True
 
 
 def check_name(name: Any, what: str) -> str:

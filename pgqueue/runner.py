@@ -49,6 +49,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         metavar="TIME",
         help="how long a row lock may stand for a claim before it is written down (50ms); 0s: written down at once",
     )
+    add("--no-listen", dest="listen", action="store_false", default=None, help="find tasks by polling only")
     add("--drain", action="store_true", help="end once nothing is ready or running")
     add("--shutdown-timeout", type=doors.duration, metavar="TIME", help="how long running tasks may finish (30s)")
     return result

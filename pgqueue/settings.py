@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     """How long a row lock may stand for a claim; a task that runs longer is leased then. Zero: every task is leased at once."""
     poll_interval: Duration = timedelta(seconds=1)
     """The longest sleep of an idle runner between two looks at the queue."""
+    listen: bool = True
+    """Whether a runner asks to be told of tasks; off behind a pooler in transaction mode, where only the polls find them."""
     shutdown_timeout: Duration = timedelta(seconds=30)
     statement_deadline: Duration = timedelta(seconds=20)
     """A statement unanswered for this long counts as lost, and its connection is given up."""

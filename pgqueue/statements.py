@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -32,10 +33,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A COPY … FROM STDIN and the rows to send: tuples in the order of the statement's columns. It yields no rows."""
+    """A COPY … FROM STDIN and the text to send, in chunks of whole rows. It yields no rows."""
 
     statement: Statement
-    rows: list[tuple[Any, ...]]
+    chunks: Iterable[str]
 
 
 class Statements:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 
 PAUSE_MIN_SECONDS = 0.01
 PAUSE_GROWTH = 1.6
+DROWSY_SECONDS = 0.1
+"""A queue whose pause has grown so far is asleep: notice is worth asking for."""
 
 
 class Turns:
@@ -21,6 +23,8 @@ class Turns:
         self._pause: dict[str, float] = {}
         self._due_at: dict[str, float] = {}
         self._credit: dict[str, float] = {}
+        self._again: set[str] = set()
+        """Queues to look at once more whatever the claim that is under way finds: it may have looked too early."""
 
     @property
     def queues(self) -> list[str]:
@@ -49,6 +53,7 @@ class Turns:
         for queue in sorted(due, key=lambda queue: shares[queue] - owed[queue])[:left]:
             shares[queue] += 1
         self._credit.update((queue, owed[queue] - shares[queue]) for queue in due)
+        self._again.difference_update(queue for queue, share in shares.items() if share)
         return [(queue, share) for queue, share in shares.items() if share]
 
     def found(self, queue: str, count: int, now: float) -> None:
@@ -60,7 +65,8 @@ class Turns:
         self._credit.pop(queue, None)
         pause = min(self._pause_max, self._pause.get(queue, PAUSE_MIN_SECONDS / PAUSE_GROWTH) * PAUSE_GROWTH)
         self._pause[queue] = pause
-        self._due_at[queue] = now + pause
+        if queue not in self._again:
+            self._due_at[queue] = now + pause
 
     def is_resting(self, queue: str) -> bool:
         """Whether the last claim of it found nothing."""
@@ -71,6 +77,18 @@ class Turns:
         for name in [queue] if queue is not None else self.queues:
             self._pause.pop(name, None)
             self._due_at.pop(name, None)
+            self._again.add(name)
+
+    def hasten(self) -> None:
+        """Look at every queue once more; who finds nothing there sleeps on."""
+        self._due_at.clear()
+        self._again.update(self._weights)
+
+    @property
+    def is_drowsy(self) -> bool:
+        """Whether all queues have been found empty for a while, or none is known."""
+        drowsy = min(DROWSY_SECONDS, self._pause_max)
+        return all(self._pause.get(queue, 0.0) >= drowsy for queue in self._weights)
 
     def pause(self, now: float) -> float:
         """Seconds until the next queue is due; the longest pause where no queue is known."""

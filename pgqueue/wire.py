@@ -22,8 +22,8 @@ from psycopg.pq import ConnStatus, ExecStatus, Format
 from psycopg.pq.abc import PGresult
 from psycopg.waiting import Ready, Wait
 
+from pgqueue.copying import array_literal
 from pgqueue.database import AsyncConnection
-from pgqueue.operations import array_literal
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%")
 _GOOD = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)

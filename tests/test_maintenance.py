@@ -75,6 +75,7 @@ async def test_two_runners_promote_each_due_task_once_and_the_rest_stays(
     (one, told), (other, told_other) = promotion(link), promotion(other_link)
 
     async def promote_all(promotion: Promotion) -> None:
+        promotion.look()
         while await promotion.promote() == 0.0:
             pass
 
@@ -121,6 +122,7 @@ async def test_a_due_task_that_somebody_holds_locked_does_not_make_it_spin(
     with psycopg.connect(migrated_database) as holder:
         holder.execute("SELECT FROM pgqueue.task FOR UPDATE")
         assert await one.promote() >= 0.05
+    one.look()
     await one.promote()
     assert count(connection, "task WHERE status = 'ready'") == 1
 
@@ -131,8 +133,8 @@ async def test_an_expected_task_is_looked_for_when_it_is_due_and_not_at_the_next
     running = asyncio.create_task(one.run(stop))
     await eventually(lambda: link.connect_count == 1)
     connection.execute("INSERT INTO pgqueue.task (type, maturity_at) VALUES ('note', clock_timestamp() + interval '50 ms')")
-    one.expect(0.05)
-    one.expect(20.0)
+    one.expect("default", 0.05)
+    one.expect("default", 20.0)
     await eventually(lambda: told, timeout=3)
     stop.set()
     await asyncio.wait_for(running, 3)

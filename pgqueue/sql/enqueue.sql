@@ -1,7 +1,8 @@
 -- Insert one task. No row back: its unique key is taken by an unfinished task, or this very id was inserted before.
 -- Waits for another transaction that inserted the same key and has not ended.
 -- Parameters: id, queue, type, priority, payload, delay (seconds), at, expires (seconds), expires_at, unique_key, tags,
--- headers, options; now steers the clock in tests. Result: id, whether it is ready.
+-- headers, options; channel: where to tell runners that asked for it (NULL: nowhere); now steers the clock in tests.
+-- Result: id, whether it is ready. The flag `wake` is the second until which somebody wants notice, of what is due by then.
 INSERT INTO {schema}.task (
     id, queue, type, status, priority, payload, maturity_at, expires_at, unique_key, tags, headers, options
 )
@@ -18,4 +19,12 @@ FROM (
     FROM (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now) AS clock
 ) AS instant
 ON CONFLICT DO NOTHING
-RETURNING id, status = 'ready' AS is_ready
+RETURNING id, status = 'ready' AS is_ready,
+    CASE
+        -- A full notification queue would fail the commit.
+        WHEN maturity_at <= (
+            SELECT to_timestamp(last_value) FROM {schema}.wake
+            WHERE %(channel)s::text IS NOT NULL AND last_value > extract(epoch FROM clock_timestamp())
+        ) AND pg_notification_queue_usage() < 0.5
+        THEN pg_notify(%(channel)s::text, queue)
+    END AS told

@@ -1,6 +1,7 @@
 -- Insert many tasks in the order given, which must be the order of their unique keys: two callers that take the same keys
 -- in opposite orders would deadlock. Rows that come back were inserted; the others met the holder of their key.
--- Parameters: arrays of one length; delay in seconds. now steers the clock in tests. Result: id.
+-- Parameters: arrays of one length; delay in seconds; channel as in enqueue.sql. now steers the clock in tests. Result: id.
+-- PostgreSQL sends equal notifications of one transaction once, so there is one for each queue.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now)
 INSERT INTO {schema}.task (
     id, queue, type, status, priority, payload, maturity_at, expires_at, unique_key, tags, headers, options
@@ -24,4 +25,11 @@ CROSS JOIN LATERAL (
 ) AS instant
 ORDER BY request.position
 ON CONFLICT DO NOTHING
-RETURNING id
+RETURNING id,
+    CASE
+        WHEN maturity_at <= (
+            SELECT to_timestamp(last_value) FROM {schema}.wake
+            WHERE %(channel)s::text IS NOT NULL AND last_value > extract(epoch FROM clock_timestamp())
+        ) AND pg_notification_queue_usage() < 0.5
+        THEN pg_notify(%(channel)s::text, queue)
+    END AS told

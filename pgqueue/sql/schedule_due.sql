@@ -1,10 +1,19 @@
 -- A page of the schedules that are due, oldest first. Rows with an rrule are left alone.
 -- Parameters: after_at, after_id (the last of the page before; NULL: from the start), now (that of the first page; NULL: the
--- database's clock), limit. Result: now, then id, app, name, type, frequency (seconds, as text: an interval put in by hand may be
+-- database's clock), limit (0: only look ahead). Result: now, seconds until the next one is due that was not due at `now` (below
+-- zero if it is by now; NULL: there is none; what stays behind waits for somebody or cannot be fired), then id, app, name, type, frequency (seconds, as text: an interval put in by hand may be
 -- longer than Python's), cron, timezone, missed, next_run_at; one row of nulls beside now when nothing is due.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now)
 SELECT
-    clock.now, due.id, due.app, due.name, due.type, due.frequency, due.cron, due.timezone, due.missed, due.next_run_at
+    clock.now,
+    (
+        SELECT extract(epoch FROM next_run_at - clock_timestamp())::float8
+        FROM {schema}.schedule
+        WHERE enabled AND paused_at IS NULL AND rrule IS NULL AND next_run_at > (SELECT now FROM clock)
+        ORDER BY next_run_at
+        LIMIT 1
+    ) AS next_seconds,
+    due.id, due.app, due.name, due.type, due.frequency, due.cron, due.timezone, due.missed, due.next_run_at
 FROM clock
 LEFT JOIN (
     SELECT

@@ -3,8 +3,8 @@
 -- somebody else is at it. A slot that was decided before (next_run_at was set back) is not decided again, nor counted.
 -- The insert waits for an open transaction that holds the unique key, for at most lock_timeout: the error then undoes everything.
 -- Parameters: id, seen (next_run_at as it was read), next_run_at; fire_ats, task_ids, headers (arrays of one length, oldest slot
--- first); skip_ats (missed slots to write down), unrecorded_count (missed slots that are only counted), lock_timeout (with unit).
--- Result: slot_at, task_id (NULL: skipped), reason.
+-- first); skip_ats (missed slots to write down), unrecorded_count (missed slots that are only counted), lock_timeout (with unit),
+-- channel as in enqueue.sql. Result: slot_at, task_id (NULL: skipped), reason.
 WITH due AS (
     -- set_config runs before anything is inserted, because every insert takes its rows from here; it ends with the statement.
     SELECT id, type, queue, payload, options, clock_timestamp() AS now, set_config('lock_timeout', %(lock_timeout)s::text, true)
@@ -65,6 +65,12 @@ advanced AS (
     CROSS JOIN tally
     WHERE schedule.id = due.id
 )
-SELECT slot_at, task_id, reason
+SELECT slot_at, task_id, reason,
+    CASE
+        WHEN task_id IS NOT NULL
+            AND (SELECT last_value > extract(epoch FROM clock_timestamp()) FROM {schema}.wake)
+            AND pg_notification_queue_usage() < 0.5
+        THEN pg_notify(%(channel)s::text, (SELECT queue FROM due))
+    END AS told
 FROM decided
 ORDER BY slot_at

@@ -1,0 +1,71 @@
+"""Tasks as the text that COPY reads. Ground: pure.
+
+Most tasks of one call differ in id and payload only. What they have in common is written once, and a task is a line put together
+from three parts: several times faster than adapting eleven values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from pgqueue.requests import Request
+
+CHUNK_ROWS = 1_000
+"""So many rows are sent at a time: the server inserts them while the next are written."""
+COMMON_MAX = 1_000
+"""What so many kinds of tasks have in common is remembered; with spacing each is a kind of its own."""
+NULL = r"\N"
+
+
+def chunks(requests: Sequence[Request], now: datetime) -> Iterator[str]:
+    """The rows of copy_tasks.sql, in the order of its columns. `now` is the database's clock."""
+    known: dict[tuple[Any, ...], tuple[str, str]] = {}
+    for start in range(0, len(requests), CHUNK_ROWS):
+        lines = []
+        for request in requests[start : start + CHUNK_ROWS]:
+            common = request[1:4] + request[5:]  # all but id and payload
+            parts = known.get(common)
+            if parts is None:
+                if len(known) >= COMMON_MAX:
+                    known.clear()
+                parts = known[common] = _parts(request, now)
+            lines.append(f"{request.id.int:032x}{parts[0]}{_escaped(request.payload)}{parts[1]}")
+        yield "".join(lines)
+
+
+def maturity(at: datetime | None, delay_seconds: float | None, now: datetime) -> datetime:
+    """The instant from which a task may run."""
+    return at or now + timedelta(seconds=delay_seconds or 0)
+
+
+def array_literal(words: Sequence[str]) -> str:
+    """A text[] as PostgreSQL writes it: an array of arrays of different lengths is not a type."""
+    quoted = ('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
+    return "{" + ",".join(quoted) + "}"
+
+
+def _parts(request: Request, now: datetime) -> tuple[str, str]:
+    """What stands between id and payload, and what follows the payload."""
+    maturity_at, expires_at = maturity(request.at, request.delay_seconds, now), request.expires_at
+    if request.expires_seconds is not None:
+        expires_at = now + timedelta(seconds=request.expires_seconds)
+    status = "ready" if maturity_at <= now else "scheduled"
+    before = [request.queue, request.type, status, str(request.priority)]
+    after = [
+        maturity_at.isoformat(),
+        None if expires_at is None else expires_at.isoformat(),
+        None if request.tags is None else array_literal(request.tags),
+        request.headers,
+        request.options,
+    ]
+    return f"\t{_fields(before)}\t", f"\t{_fields(after)}\n"
+
+
+def _fields(values: Sequence[str | None]) -> str:
+    return "\t".join(NULL if value is None else _escaped(value) for value in values)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
