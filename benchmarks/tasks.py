@@ -103,7 +103,7 @@ class Held(Task):
 
 
 @task
-class Blocking(Task):
+class BlockLoop(Task):
     """Block the event loop."""
 
     seconds: float
