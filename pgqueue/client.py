@@ -10,24 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from copy import copy
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import psycopg
-from psycopg import pq
 from typing_extensions import Unpack
 
 from pgqueue import operations, payload
-from pgqueue.database import AsyncConnection, Connection, Operation, arun, run
+from pgqueue.database import AsyncConnection, Connection, Operation
 from pgqueue.errors import ConfigurationError, TaskNotFound
 from pgqueue.filters import check_filter, check_id, check_page, check_queue, check_reason, check_unfinished
 from pgqueue.handles import AsyncTaskHandle, TaskHandle
+from pgqueue.joining import arun_joined, run_joined
 from pgqueue.operations import AlreadyEnqueued, Inserted
 from pgqueue.pools import AsyncPool, Pool
 from pgqueue.preparation import prepare, prepare_many
@@ -35,7 +34,7 @@ from pgqueue.records import AttemptRecord, TaskPage, TaskRecord
 from pgqueue.registry import Registry
 from pgqueue.registry import registry as default_registry
 from pgqueue.requests import EnqueueOptions, Request
-from pgqueue.server import Server, find_server
+from pgqueue.server import Home
 from pgqueue.settings import Settings, load
 from pgqueue.statements import statements
 from pgqueue.states import Status
@@ -48,30 +47,6 @@ RV = TypeVar("RV")
 P = TypeVar("P", Pool, AsyncPool)
 
 POOL_SIZE_DEFAULT = 4
-
-
-class _Home:
-    """The server a client and its `bound` twins use, once it is found. Shared between threads."""
-
-    def __init__(self, dsn: str | None, settings: Settings) -> None:
-        self._given = dsn
-        self._settings = settings
-        self._server: Server | None = None
-        self._lock = threading.Lock()
-
-    def dsn(self) -> str:
-        """Its address; an embedded server is started or joined by asking."""
-        with self._lock:
-            if self._server is None:
-                self._server = find_server(self._given, self._settings)
-            return self._server.dsn
-
-    def leave(self) -> None:
-        """Let go of an embedded server."""
-        with self._lock:
-            server, self._server = self._server, None
-            if server is not None:
-                server.close()
 
 
 class _Client(Generic[P]):
@@ -92,7 +67,7 @@ class _Client(Generic[P]):
         self.schema = self.settings.db_schema if schema is None else schema
         self._registry = default_registry if registry is None else registry
         self._sql = statements(self.schema)
-        self._home = _Home(dsn, self.settings)
+        self._home = Home(dsn, self.settings)
         self._pool: P = self._pool_type(self._home.dsn, _checked_size(pool_size))
         self._bound: Any = None
 
@@ -161,7 +136,10 @@ class Queue(_Client[Pool]):
         """
         request = prepare(task, options, self.settings)
         connection = self._bound if connection is None else connection
-        inserted = self._enqueue_own(request) if connection is None else self._enqueue_joined(request, connection)
+        if connection is None:
+            inserted = self._enqueue_own(request)
+        else:
+            inserted = run_joined(connection, operations.enqueue(self._sql, request))
         return TaskHandle(self, inserted, request.type, committed=connection is None)
 
     def enqueue_by_name(
@@ -194,10 +172,9 @@ class Queue(_Client[Pool]):
         if connection is None:
             inserted = self._enqueue_many_own(requests)
         else:
-            with _joined(connection):
-                inserted = run(connection, operations.enqueue_many(self._sql, requests))
-        committed = connection is None
-        return [TaskHandle(self, one, request.type, committed=committed) for one, request in zip(inserted, requests, strict=True)]
+            inserted = run_joined(connection, operations.enqueue_many(self._sql, requests))
+        pairs, committed = zip(inserted, requests, strict=True), connection is None
+        return [TaskHandle(self, one, request.type, committed=committed) for one, request in pairs]
 
     def get(self, task: uuid.UUID | str | TaskHandle[Any]) -> TaskRecord | None:
         """A task by its id, wherever it lives; None when nothing is stored of it."""
@@ -283,10 +260,6 @@ class Queue(_Client[Pool]):
         except AlreadyEnqueued:
             return [Inserted(request.id, request.queue, created=True) for request in requests]
 
-    def _enqueue_joined(self, request: Request, connection: Any) -> Inserted:
-        with _joined(connection):
-            return run(connection, operations.enqueue(self._sql, request))
-
     def _connection(self) -> AbstractContextManager[Connection]:
         return self._pool.connection()
 
@@ -331,7 +304,10 @@ class AsyncQueue(_Client[AsyncPool]):
         """Insert a task, as Queue.enqueue does; `connection` is an async psycopg connection."""
         request = prepare(task, options, self.settings)
         connection = self._bound if connection is None else connection
-        inserted = await (self._enqueue_own(request) if connection is None else self._enqueue_joined(request, connection))
+        if connection is None:
+            inserted = await self._enqueue_own(request)
+        else:
+            inserted = await arun_joined(connection, operations.enqueue(self._sql, request))
         return AsyncTaskHandle(self, inserted, request.type, committed=connection is None)
 
     async def enqueue_by_name(
@@ -361,12 +337,9 @@ class AsyncQueue(_Client[AsyncPool]):
         if connection is None:
             inserted = await self._enqueue_many_own(requests)
         else:
-            async with _ajoined(connection):
-                inserted = await arun(connection, operations.enqueue_many(self._sql, requests))
-        committed = connection is None
-        return [
-            AsyncTaskHandle(self, one, request.type, committed=committed) for one, request in zip(inserted, requests, strict=True)
-        ]
+            inserted = await arun_joined(connection, operations.enqueue_many(self._sql, requests))
+        pairs, committed = zip(inserted, requests, strict=True), connection is None
+        return [AsyncTaskHandle(self, one, request.type, committed=committed) for one, request in pairs]
 
     async def get(self, task: uuid.UUID | str | AsyncTaskHandle[Any]) -> TaskRecord | None:
         """A task by its id, wherever it lives; None when nothing is stored of it."""
@@ -452,52 +425,12 @@ class AsyncQueue(_Client[AsyncPool]):
         except AlreadyEnqueued:
             return [Inserted(request.id, request.queue, created=True) for request in requests]
 
-    async def _enqueue_joined(self, request: Request, connection: Any) -> Inserted:
-        async with _ajoined(connection):
-            return await arun(connection, operations.enqueue(self._sql, request))
-
     def _connection(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return self._pool.connection()
 
     async def _run(self, operation: Callable[[], Operation[RV]]) -> RV:
         """What may be done again as it is: reading, above all."""
         return await self._pool.perform(lambda repeated: operation())
-
-
-@contextmanager
-def _joined(connection: Any) -> Iterator[None]:
-    """The caller's transaction; an autocommit connection outside of one gets one for the length of the call."""
-    if isinstance(connection, psycopg.AsyncConnection):
-        raise ConfigurationError(
-            "this is the blocking Queue and the connection is an async one: use AsyncQueue, or a psycopg.Connection"
-        )
-    if not isinstance(connection, psycopg.Connection):
-        raise ConfigurationError(
-            f"connection takes a psycopg.Connection, not {type(connection).__module__}.{type(connection).__name__}"
-        )
-    if connection.autocommit and connection.info.transaction_status == pq.TransactionStatus.IDLE:
-        with connection.transaction():
-            yield
-    else:
-        yield
-
-
-@asynccontextmanager
-async def _ajoined(connection: Any) -> AsyncIterator[None]:
-    """The caller's transaction; an autocommit connection outside of one gets one for the length of the call."""
-    if isinstance(connection, psycopg.Connection):
-        raise ConfigurationError(
-            "this is AsyncQueue and the connection is a blocking one: use Queue, or a psycopg.AsyncConnection"
-        )
-    if not isinstance(connection, psycopg.AsyncConnection):
-        raise ConfigurationError(
-            f"connection takes a psycopg.AsyncConnection, not {type(connection).__module__}.{type(connection).__name__}"
-        )
-    if connection.autocommit and connection.info.transaction_status == pq.TransactionStatus.IDLE:
-        async with connection.transaction():
-            yield
-    else:
-        yield
 
 
 def _checked_size(pool_size: object) -> int:

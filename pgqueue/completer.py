@@ -224,6 +224,11 @@ def _settle(part: Sequence[Settlement]) -> dict[str, Any]:
     }
 
 
+def id_array(claims: Sequence[Claimed]) -> str:
+    """Ids as an array literal: joining text is far cheaper than adapting UUIDs one by one."""
+    return "{" + ",".join([claimed.id for claimed in claims]) + "}"
+
+
 def claims_object(claimed: Sequence[Claimed]) -> str:
     """A JSON object of id to claim, as settle.sql takes it."""
     return "{" + ",".join([f'"{one.id}":"{one.claim_id}"' for one in claimed]) + "}"

@@ -5,6 +5,7 @@ Ground: it holds values and asks the engine, through `Services`, for whatever to
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections.abc import Mapping
@@ -39,11 +40,23 @@ class Services(Protocol):
     def queue_of(self, context: Context) -> Any: ...
 
 
+class Holding(Protocol):
+    """The transaction that holds a locked row, as an attempt sees it."""
+
+    def start(self) -> None: ...
+    def finish(self, settlement: Any) -> None: ...
+    async def lease(self, claimed: Claimed) -> bool: ...
+
+
 class Claimed:
-    """A claimed row, as the lane reads it. `payload` and `options` are JSON text, decoded inside the attempt."""
+    """A claimed row, as the lane reads it. `payload`, `options` and `headers` are JSON text, decoded inside the attempt.
+
+    holding: the lane's transaction whose lock is the claim; None once it is written down as a lease.
+    """
 
     __slots__ = (
-        "attempt", "claim_id", "claimed_at", "id", "is_expired", "maturity_at", "options", "payload", "priority", "queue", "type",
+        "attempt", "claim_id", "claimed_at", "headers", "holding", "id", "is_expired", "maturity_at", "options", "payload",
+        "priority", "queue", "type",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +72,7 @@ class Claimed:
         payload: str,
         options: str | None,
         is_expired: bool | None,
+        headers: str | None = None,
     ) -> None:
         self.queue = queue
         self.claim_id = claim_id
@@ -71,12 +85,14 @@ class Claimed:
         self.payload = payload
         self.options = options
         self.is_expired = is_expired
+        self.headers = headers
+        self.holding: Holding | None = None
 
 
 class Context:
     """The running attempt of one task. Made by the runner; kept cheap, since every task gets one."""
 
-    __slots__ = ("_cancelled", "_claimed", "_result", "_services", "_told", "connection", "error", "settled")
+    __slots__ = ("_cancelled", "_claimed", "_result", "_services", "_told", "connection", "error", "loop", "settled")
 
     def __init__(self, claimed: Claimed, services: Services) -> None:
         self._claimed = claimed
@@ -88,6 +104,8 @@ class Context:
         """What the attempt raised; set when `next_try` is asked, None before."""
         self.connection: Any = None
         """The connection of the open `transaction()` block, None outside."""
+        self.loop: Any = None
+        """The runner's event loop, for what a thread has to ask it; set for attempts that run in one. For the engine."""
         self.settled = False
         """True once a `transaction()` block has committed the task's completion."""
 
@@ -112,6 +130,11 @@ class Context:
     @property
     def queue_name(self) -> str:
         return self._claimed.queue
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """What the enqueue attached beside the payload: trace context, or the schedule and slot that a recurring task is for."""
+        return {} if self._claimed.headers is None else dict(json.loads(self._claimed.headers))
 
     @property
     def scheduled_at(self) -> datetime:

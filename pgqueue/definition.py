@@ -56,6 +56,7 @@ class TaskType(Generic[T]):
     tags: tuple[str, ...] | None = None
     recurrence: Recurrence | None = None
     missed: Missed = "last"
+    claim: Literal["lease"] | None = None
     history: bool = True
     retention: timedelta | None = None
     result_adapter: TypeAdapter[Any] | None = field(default=None, compare=False, repr=False)
@@ -75,6 +76,7 @@ class TaskType(Generic[T]):
             "queue": self.queue,
             "priority": self.priority,
             "execution": self.execution,
+            "claim": self.claim,
             "unique": None if self.unique is None else list(self.unique.by),
             "recurrence": None if self.recurrence is None else self.recurrence.describe(),
             "retry": "next_try" if self.asks_next_try else None if self.retry is None else self.retry.describe(),
@@ -104,6 +106,7 @@ def define(
     expires: timedelta | None = None,
     tags: list[str] | tuple[str, ...] | None = None,
     executor: Literal["process"] | None = None,
+    claim: Literal["lease"] | None = None,
     history: bool = True,
     retention: timedelta | None = None,
 ) -> TaskType[T]:
@@ -131,6 +134,7 @@ def define(
             tags=None if tags is None else check_tags(tags) or None,
             recurrence=_recurrence(cls, frequency=frequency, cron=cron, timezone=timezone, missed=missed),
             missed=_one_of(missed, Missed, "missed"),
+            claim=_claim(claim),
             history=_flag(history, "history"),
             retention=_retention(retention, history=history),
             result_adapter=_result_adapter(cls),
@@ -244,6 +248,12 @@ def _execution(cls: type[Task[Any]], executor: object) -> Execution:
     if executor == "process":
         return "process"
     return "async" if inspect.iscoroutinefunction(cls.run) else "thread"
+
+
+def _claim(claim: object) -> Literal["lease"] | None:
+    if claim not in (None, "lease"):
+        raise ConfigurationError(f'claim takes "lease" or nothing, not {claim!r}')
+    return "lease" if claim == "lease" else None
 
 
 def _unique(cls: type[Task[Any]], unique: object) -> Unique | None:

@@ -1,7 +1,7 @@
 """The engine of one runner: its parts, wired together, and the loop that claims.
 
-Lane and slots, executor and completer carry a task from claim to history; promotion, sweeps and heart look after the queue on
-the side. `Runner` (worker.py) gives it a life: start, pause, stop, signals. Connections: one each for claiming, settling,
+Lanes and slots, executor and completer carry a task from claim to history; promotion, sweeps and heart look after the queue on
+the side. `Runner` (worker.py) gives it a life: start, pause, stop, signals. Connections: one each for every lane, settling,
 promotion, sweeps and the heart, and two pools for `context.queue` and `context.transaction()`, opened when first used, that grow
 up to the number of slots.
 """
@@ -12,19 +12,16 @@ import asyncio
 import logging
 import os
 import socket
-import time
 import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-import psycopg
-
+from pgqueue.claiming import Claiming
 from pgqueue.completer import Completer, Settlement
 from pgqueue.context import Claimed
-from pgqueue.database import connection_parameters
-from pgqueue.errors import PgQueueError
+from pgqueue.database import AsyncConnection, connection_parameters
 from pgqueue.executor import Executor
 from pgqueue.heart import Heart, Identity, Pulse
 from pgqueue.hooks import call_start_hooks, call_stop_hooks
@@ -33,6 +30,7 @@ from pgqueue.link import Link
 from pgqueue.listener import Listener
 from pgqueue.maintenance import Promotion, Sweeps
 from pgqueue.outcomes import Verdict
+from pgqueue.paces import Paces
 from pgqueue.prefetch import Prefetch
 from pgqueue.processes import Processes, Setup
 from pgqueue.readiness import check_schema, register_types
@@ -43,17 +41,21 @@ from pgqueue.slots import Slots
 from pgqueue.statements import statements
 from pgqueue.threads import Threads
 from pgqueue.turns import Turns
+from pgqueue.watermark import Watermarks
 
 logger = logging.getLogger("pgqueue.runner")
-FAILURE_PAUSE_SECONDS = 0.2
-"""After a failed claim: an error that persists must not spin."""
+LANES = 2
+"""While one waits for the server, tasks of the other run."""
 FLUSH_SECONDS_MAX = 10.0
 """At the end, the settling of what was interrupted may take this long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one runner is to do. `weights` None: all queues, later ones included; `types` are canonical names."""
+    """What one runner is to do. `weights` None: all queues, later ones included; `types` are canonical names.
+
+    patience_seconds: how long a row lock may stand for a claim; 0: every task is leased at once.
+    """
 
     id: uuid.UUID
     name: str
@@ -61,6 +63,7 @@ class Assignment:
     weights: dict[str, int] | None
     types: list[str]
     drain: bool
+    patience_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +86,30 @@ class Engine:
         self._observer = observer
         self._sql = statements(schema)
         self._loop = asyncio.get_running_loop()
-        self._stopping, self._look, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._stopping = asyncio.Event()
         self.ending = asyncio.Event()
         """Set when there is nothing left to do: drained, or a part has failed."""
         self.failed = False
-        self.paused = False
         self.processed_count = self.failed_count = 0
         self._running: list[asyncio.Task[None]] = []
         self._completing: asyncio.Task[None] | None = None
 
-        names = ("claim", "settle", "promotion", "sweeps", "listener")
-        claim, settle, promotion, sweeps, notices = (self._link(dsn, name) for name in names)
-        self._links = (claim, settle, promotion, sweeps, notices)
-        self._claim_link = claim
+        names = ("settle", "promotion", "sweeps", "listener")
+        settle, promotion, sweeps, notices = (self._link(dsn, name) for name in names)
+        lanes = [self._link(dsn, f"lane {assignment.id}") for _ in range(LANES if assignment.patience_seconds > 0 else 1)]
+        self._links = (*lanes, settle, promotion, sweeps, notices)
+        self._claim_link = lanes[0]
         self._services = RunnerServices(
-            dsn, assignment.id, concurrency=assignment.concurrency, settings=settings, schema=schema, registry=registry
+            dsn,
+            assignment.id,
+            concurrency=assignment.concurrency,
+            settings=settings,
+            schema=schema,
+            registry=registry,
+            on_owning=lambda name: self._paces.lease_always(name),
         )
-        self._lane = Lane(self._sql, claim, runner_id=assignment.id, types=assignment.types)
+        self._watermarks: dict[str, Watermarks] = {}
+        self._paces = Paces(assignment.types, patience_seconds=assignment.patience_seconds, leased=self._always_leased())
         self._turns = Turns(assignment.weights, pause_max_seconds=settings.poll_interval.total_seconds())
         self._prefetch = Prefetch(concurrency=assignment.concurrency, limit=2 * settings.claim_limit)
         self._threads = Threads(assignment.concurrency)
@@ -119,12 +129,27 @@ class Engine:
             completer=self.completer,
             prefetch=self._prefetch,
             services=self._services,
-            on_room=self._room.set,
+            paces=self._paces if assignment.patience_seconds > 0 else None,
+            on_room=lambda: self._claiming.look(),
             on_start=observer.started,
         )
         self._listener: Listener | None = None
         if settings.listen:
             self._listener = Listener(self._sql, notices, on_notice=self._on_notice, on_listening=self._on_listening)
+        self._claiming = Claiming(
+            [(self._lane(link), link) for link in lanes],
+            turns=self._turns,
+            prefetch=self._prefetch,
+            slots=self.slots,
+            completer=self.completer,
+            paces=self._paces,
+            claim_limit=settings.claim_limit,
+            poll_seconds=settings.poll_interval.total_seconds(),
+            lane_count=lambda: LANES,
+            is_drained=self._is_drained if assignment.drain else None,
+            on_settled=self._tell,
+            listener=self._listener,
+        )
         self._promotion = Promotion(
             self._sql,
             promotion,
@@ -150,6 +175,30 @@ class Engine:
         parameters = connection_parameters(dsn, lease=self._settings.lease)
         return Link(parameters, name=name, deadline_seconds=self._settings.statement_deadline.total_seconds())
 
+    def _lane(self, link: Link) -> Lane:
+        return Lane(
+            self._sql,
+            link,
+            runner_id=self._assignment.id,
+            types=self._assignment.types,
+            watermarks=self._watermarks,
+            patience_seconds=self._assignment.patience_seconds,
+            limits=self._lane_limits,
+        )
+
+    def _lane_limits(self, connection: AsyncConnection) -> dict[str, str]:
+        """A lane's transaction must not outlive the lease, whatever became of its holder."""
+        milliseconds = str(int(self._settings.lease.total_seconds() * 1000))
+        limits = {"idle_in_transaction_session_timeout": milliseconds}
+        if connection.info.server_version >= 170000:
+            limits["transaction_timeout"] = milliseconds
+        return limits
+
+    def _always_leased(self) -> list[str]:
+        """Types whose attempts own their row while they run: another process settles or repeats them, or they asked for it."""
+        types = [self._registry.get(name) for name in self._assignment.types]
+        return [task_type.name for task_type in types if task_type.execution == "process" or task_type.claim == "lease"]
+
     def _retentions(self) -> dict[str, Any]:
         types = [self._registry.get(name) for name in self._assignment.types]
         return {task_type.name: task_type.retention for task_type in types if task_type.retention is not None}
@@ -174,7 +223,7 @@ class Engine:
             held_claims=self.slots.held_claims,
             running_count=lambda: self.slots.active_count,
             cancel=lambda requests: self._soon(self._cancel, requests),
-            gave_back=lambda count: self._soon(self._turns.wake),
+            gave_back=lambda count: self._soon(self.wake),
         )
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -190,29 +239,39 @@ class Engine:
     def start(self) -> None:
         """Begin to beat, to claim and to settle."""
         self._heart.start()
+        lanes = {f"lane {number}": self._claim_forever(number) for number in range(self._claiming.lanes)}
         parts = {
-            "claims": self._claim_forever(),
+            **lanes,
             "promotion": self._promotion.run(self._stopping),
             "sweeps": self._sweeps.run(self._stopping),
         }
         if self._listener is not None:
-            parts["notices"] = self._listener.run(self._stopping)
+            parts["listener"] = self._listener.run(self._stopping)
         self._running = [asyncio.create_task(self._watched(part), name=f"pgqueue {name}") for name, part in parts.items()]
         self._completing = asyncio.create_task(self._watched(self.completer.run()), name="pgqueue completer")
+
+    @property
+    def paused(self) -> bool:
+        """Whether it claims no more for the time being."""
+        return self._claiming.paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._claiming.paused = paused
 
     def wake(self) -> None:
         """Look at the queues now."""
         self._turns.wake()
-        self._look.set()
+        self._claiming.look()
 
     async def stop_claiming(self) -> None:
         """Claim no more; what was claimed and not started goes back."""
         self._stopping.set()
-        self._room.set()
-        self._look.set()
-        # The claim that is under way must come in: what it took is ours to give back.
+        self.slots.close()
+        self._claiming.stop()
+        # The claims that are under way must come in: what they took is ours to give back.
         await asyncio.gather(*self._running, return_exceptions=True)
-        self._lane.give_back(self.slots.give_back())
+        self.slots.give_back()
 
     async def finish(self) -> None:
         """Write down what has ended, say farewell, close. What still runs by now is left to be fenced off."""
@@ -238,41 +297,10 @@ class Engine:
 
     # ── claiming ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _claim_forever(self) -> None:
-        """Claim for free slots and a little ahead, queue by queue in turn; sleep when there is nothing."""
-        while not self._stopping.is_set():
-            want = min(self._prefetch.request(self.slots.in_hand), self._settings.claim_limit)
-            if want == 0:
-                await _wait(self._room, self._settings.poll_interval.total_seconds())
-            elif self.paused:
-                self._keep_awake()
-                await _wait(self._look, self._settings.poll_interval.total_seconds())
-            elif not await self._claim_round(want):
-                if self._assignment.drain and await self._is_drained():
-                    self.ending.set()
-                    return
-                if self._listener is not None and self._turns.is_drowsy:
-                    self._listener.rest()
-                await _wait(self._look, self._turns.pause(time.monotonic()))
-
-    async def _claim_round(self, want: int) -> int:
-        """One claim of each queue that is due. Returns how many tasks came. An outage is waited out."""
-        total = 0
-        for queue, share in self._turns.shares(want, time.monotonic()):
-            try:
-                batch = await self._lane.claim(queue, share)
-            except (psycopg.Error, PgQueueError, OSError) as error:
-                await self._wait_out(error, "a claim failed")
-                return total
-            self._prefetch.observe_round_trip(self._lane.round_trip_seconds, time.monotonic())
-            self._turns.found(queue, len(batch), time.monotonic())
-            self.slots.offer(batch)
-            total += len(batch)
-            if batch:
-                self._keep_awake()
-            if self._stopping.is_set():
-                break
-        return total
+    async def _claim_forever(self, number: int) -> None:
+        await self._claiming.run(number)
+        if not self._stopping.is_set():
+            self.ending.set()
 
     async def _is_drained(self) -> bool:
         """Nothing ready or running of our types in our queues, here or elsewhere."""
@@ -280,25 +308,18 @@ class Engine:
             return False
         await self.completer.flushed()
         weights = self._assignment.weights
-        try:
-            rows = await self._claim_link.rows(
-                self._sql.unfinished(queues=None if weights is None else list(weights), types=self._assignment.types)
-            )
-        except (psycopg.Error, PgQueueError, OSError) as error:
-            await self._wait_out(error, "cannot see whether anything is left")
-            return False
+        rows = await self._claim_link.rows(
+            self._sql.unfinished(queues=None if weights is None else list(weights), types=self._assignment.types)
+        )
         return not rows[0][0] and self.slots.in_hand == 0
-
-    async def _wait_out(self, error: BaseException, what: str) -> None:
-        logger.warning("%s, trying on: %s", what, str(error).strip().partition("\n")[0])
-        await self._claim_link.drop()
-        await _wait(self._stopping, FAILURE_PAUSE_SECONDS, clear=False)
-        await self._claim_link.wait_until_up(stop=self._stopping)
 
     # ── what happens ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _on_settled(self, settlement: Settlement, is_ours: bool) -> None:
         self.slots.settled(settlement)
+        self._tell(settlement, is_ours)
+
+    def _tell(self, settlement: Settlement, is_ours: bool) -> None:
         outcome = settlement.outcome
         if is_ours and outcome.verdict is not Verdict.RETURNED:
             self.processed_count += 1
@@ -310,18 +331,16 @@ class Engine:
 
     def _on_promoted(self, queue: str, keys: list[tuple[int, Any, str]]) -> None:
         for priority, maturity_at, id in keys:
-            self._lane.retreat(queue, priority, maturity_at, id)
+            if queue in self._watermarks:
+                self._watermarks[queue].retreat(priority, maturity_at, id)
         self._turns.wake(queue)
-        self._look.set()
-
-    def _keep_awake(self) -> None:
-        if self._listener is not None:
-            self._listener.busy()
+        self._claiming.look()
 
     def _on_notice(self, queue: str) -> None:
+        """A task of this queue is ready, or due soon: as it stands in the notice, which anybody may send."""
         if queue in self._turns.queues:
             self._turns.wake(queue)
-            self._look.set()
+            self._claiming.look()
         elif not self._turns.discovers:
             return
         self._promotion.look(queue)
@@ -329,12 +348,12 @@ class Engine:
     def _on_listening(self) -> None:
         self._turns.hasten()
         self._promotion.look()
-        self._look.set()
+        self._claiming.look()
 
     def _on_discovered(self, queues: list[str]) -> None:
         if set(queues) - set(self._turns.queues):
             self._turns.discover(queues)
-            self._look.set()
+            self._claiming.look()
 
     def _cancel(self, requests: list[tuple[str, str]]) -> None:
         for task_id, claim_id in requests:
@@ -353,14 +372,3 @@ class Engine:
             logger.exception("a part of the runner failed; it stops")
             self.failed = True
             self.ending.set()
-
-
-async def _wait(event: asyncio.Event, seconds: float, *, clear: bool = True) -> None:
-    """Until the event, or for so long."""
-    try:
-        await asyncio.wait_for(event.wait(), max(seconds, 0.0))
-    except TimeoutError:
-        await asyncio.sleep(0)
-    finally:
-        if clear:
-            event.clear()

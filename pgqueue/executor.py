@@ -6,12 +6,14 @@ Whatever user code raises ends here: no exception of a task, `SystemExit` includ
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import json
 import logging
 import random as random_module
 import traceback
-from collections.abc import Callable
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -56,18 +58,26 @@ _OWN_DIRECTORY = f"{Path(__file__).parent}/"
 class Attempt:
     """A running attempt: what the worker holds, to be able to stop it."""
 
-    __slots__ = ("_cancel_asked", "_stopped_for", "begun", "claimed", "context", "future", "keeps_history", "started_at")
+    __slots__ = (
+        "_cancel_asked", "_stopped_for", "claimed", "context", "keeps_history", "outcome", "rest", "slot", "started_at",
+        "variables",
+    )  # fmt: skip
 
     def __init__(self, claimed: Claimed, services: Services) -> None:
         self.claimed = claimed
         self.context = Context(claimed, services)
-        self.future: asyncio.Task[None] | None = None
         self.started_at = 0.0
+        self.keeps_history = True
+        self.slot: asyncio.Task[None] | None = None
+        """The asyncio.Task it runs in; cancelling that interrupts it."""
+        self.variables: contextvars.Context
+        """Every step is made in here, so that no context variable leaks from one task to the next."""
+        self.outcome: Outcome | None = None
+        """What it came to, where it ended without waiting for anything."""
+        self.rest: Coroutine[Any, Any, Outcome] | None = None
+        """What is left of it, where it did not."""
         self._stopped_for: Outcome | None = None
         self._cancel_asked = False
-        self.keeps_history = True
-        self.begun = False
-        """Whether the coroutine has made its first step: cancelled before it, it would never end in an outcome."""
 
     def cancel(self, *, interrupt: bool) -> None:
         """Somebody asked to cancel the task. `interrupt` False: it runs in a thread, which can only be told.
@@ -88,8 +98,8 @@ class Attempt:
 
     def _stop(self, outcome: Outcome) -> None:
         self._stopped_for = self._stopped_for or outcome
-        if self.begun and self.future is not None:
-            self.future.cancel()
+        if self.slot is not None:
+            self.slot.cancel()
 
     @property
     def stopped_for(self) -> Outcome | None:
@@ -126,29 +136,50 @@ class Executor:
         """How this row's type runs: "async", "thread" or "process"."""
         return self._registry.get(claimed.type).execution
 
-    async def execute(self, attempt: Attempt) -> Outcome:
-        """One attempt: look, decode, run, conclude. Never raises."""
+    def begin(self, attempt: Attempt) -> None:
+        """Look, decode, start to run; called inside `attempt.variables`. Never raises.
+
+        Sets `attempt.outcome` if it has ended by then; else `attempt.rest`, to be awaited in the same context.
+        """
         claimed, context = attempt.claimed, attempt.context
-        attempt.begun = True
-        if attempt.stopped_for is not None:
-            return attempt.stopped_for
         if claimed.is_expired:
-            return Outcome(Verdict.CANCELLED, reason="expired before it was started")
+            attempt.outcome = Outcome(Verdict.CANCELLED, reason="expired before it was started")
+            return
         try:
             task_type = self._registry.get(claimed.type)
             attempt.keeps_history = task_type.history
             task = payload.decode(task_type, claimed.payload)
         except BaseException as error:  # validators are user code: they may raise anything
-            return undecodable(claimed, error, self._undecodable_seconds)
+            attempt.outcome = undecodable(claimed, error, self._undecodable_seconds)
+            return
         attach(task, context)
         running_context.set(context)
         try:
             limit = time_limit(task_type, claimed)
-            if task_type.execution == "process":
-                return await self._in_process(task_type, context, limit)
-            result = await self._run(task_type, task, context, limit)
+            if limit is not None or task_type.execution != "async":
+                attempt.rest = self._concluded(attempt, task_type, task, self._run(task_type, task, context, limit))
+                return
+            coroutine: Any = task.run()
+            if type(coroutine) is not types.CoroutineType:
+                attempt.rest = self._concluded(attempt, task_type, task, coroutine)
+                return
+            waited_for = coroutine.send(None)
+        except StopIteration as stop:
+            attempt.outcome = succeed(task_type, task, context, stop.value, limit=self._result_bytes_max, random=self._random)
+        except BaseException as error:
+            attempt.outcome = conclude(task_type, task, context, error, random=self._random)
+        else:
+            attempt.rest = self._concluded(attempt, task_type, task, _Resumed(coroutine, waited_for))
+
+    async def _concluded(self, attempt: Attempt, task_type: TaskType[Any], task: Task[Any], run: Awaitable[Any]) -> Outcome:
+        """Wait for `run` and say what it came to. Never raises."""
+        context = attempt.context
+        try:
+            result = await run
         except BaseException as error:
             return conclude(task_type, task, context, self._explain(attempt, error), random=self._random)
+        if isinstance(result, Outcome) and task_type.execution == "process":
+            return result
         return succeed(task_type, task, context, result, limit=self._result_bytes_max, random=self._random)
 
     def escaped(self, attempt: Attempt, error: BaseException) -> Outcome:
@@ -159,17 +190,15 @@ class Executor:
         return attempt.stopped_for or Outcome(Verdict.DEAD, reason=f"{failure.error_type}: {failure.error}", failure=failure)
 
     async def _run(self, task_type: TaskType[Any], task: Task[Any], context: Context, limit: float | None) -> Any:
+        if task_type.execution == "process":
+            # The whole attempt happens over there, the retry decision too; it is killed when it must stop.
+            return await self._processes.run(task_type, context, _time_limited(limit))
         if task_type.execution == "async":
-            if limit is None:
-                return await task.run()
             async with _time_limited(limit):
                 return await task.run()
+        context.loop = asyncio.get_running_loop()
         async with _time_limited(limit, on_expiry=context.cancellation().set):
             return await self._threads.run(task.run)
-
-    async def _in_process(self, task_type: TaskType[Any], context: Context, limit: float | None) -> Outcome:
-        """The whole attempt happens over there, the retry decision too; it is killed when it must stop."""
-        return await self._processes.run(task_type, context, _time_limited(limit))
 
     def _explain(self, attempt: Attempt, error: BaseException) -> BaseException | Outcome:
         """What a stopped attempt raises, CancelledError or what cleaning up made of it, stands for what we asked."""
@@ -178,6 +207,31 @@ class Executor:
         if attempt.gave_way:
             return attempt.stopped_for or CANCELLED
         return attempt.stopped_for or error
+
+
+class _Resumed:
+    """Awaits a coroutine that has made its first step already, and has yielded what it waits for."""
+
+    __slots__ = ("_coroutine", "_waited_for")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], waited_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waited_for = waited_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        send, throw, waited_for = self._coroutine.send, self._coroutine.throw, self._waited_for
+        step: Callable[[Any], Any]
+        argument: Any
+        try:
+            while True:
+                try:
+                    argument = yield waited_for
+                    step = send
+                except BaseException as error:
+                    argument, step = error, throw
+                waited_for = step(argument)
+        except StopIteration as stop:
+            return stop.value
 
 
 class _time_limited:  # reads as a keyword

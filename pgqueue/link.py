@@ -56,6 +56,11 @@ class Link:
         """The rows of one statement; `run` for the rest."""
         return await self.run(single(call))
 
+    def fileno(self) -> int | None:
+        """The socket of the open connection, to watch; None without one."""
+        connection = self._connection
+        return None if connection is None or connection.closed else connection.fileno()
+
     async def drop(self) -> None:
         """Close the connection; the next use opens another."""
         connection, self._connection = self._connection, None

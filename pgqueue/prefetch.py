@@ -45,6 +45,11 @@ class Prefetch:
         pace = max(self._concurrency / max(self._duration_seconds, 1e-6), self._pace)
         return int(min(self._limit, ROUND_TRIPS * self._round_trip_seconds * pace))
 
+    def room_below(self) -> int:
+        """The most that may be in hand for a request to be worth it."""
+        buffer = self.buffer()
+        return self._concurrency + buffer - max(1, buffer // 2)
+
     def request(self, in_hand: int) -> int:
         """How many to claim now, holding `in_hand`; 0 while that would be too few to be worth a round trip."""
         buffer = self.buffer()

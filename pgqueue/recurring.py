@@ -28,7 +28,7 @@ from typing import Self
 import psycopg
 
 from pgqueue.client import AsyncQueue, Queue
-from pgqueue.database import connection_parameters, is_lost
+from pgqueue.database import Rows, connection_parameters, is_lost
 from pgqueue.errors import ConfigurationError, DatabaseUnavailable, PgQueueError
 from pgqueue.heart import Heart, Identity, Pulse
 from pgqueue.link import Link
@@ -231,6 +231,7 @@ class Scheduler:
         """One round over all schedules that are due. Returns seconds until the next round."""
         now = after_at = after_id = None
         count, is_quiet = DUE_BATCH, True
+        rows: Rows = []
         while count == DUE_BATCH and not self._stopping.is_set():
             rows = await self._link.rows(self._sql.schedule_due(now=now, after_at=after_at, after_id=after_id, limit=DUE_BATCH))
             schedules = [Schedule(row[0], *row[2:]) for row in rows if row[2] is not None]
@@ -244,7 +245,7 @@ class Scheduler:
         if not is_quiet:  # what was fired comes again
             rows = await self._link.rows(self._sql.schedule_due(now=now, limit=0))
         pause = self._longest_pause(is_quiet=is_quiet) * random.uniform(0.8, 1.0)
-        next_seconds = rows[0][1]
+        next_seconds = rows[0][1] if rows else None
         return pause if next_seconds is None else min(pause, next_seconds + random.uniform(0.0, JITTER_SECONDS))
 
     def _longest_pause(self, *, is_quiet: bool) -> float:

@@ -114,6 +114,7 @@ def task(
     expires: timedelta | None = None,
     tags: list[str] | tuple[str, ...] | None = None,
     executor: Literal["process"] | None = None,
+    claim: Literal["lease"] | None = None,
     history: bool = True,
     retention: timedelta | None = None,
 ) -> Callable[[type[T]], type[T]]: ...
@@ -129,6 +130,7 @@ def task(cls: type[T] | None = None, /, **options: Any) -> type[T] | Callable[[t
     idempotency_key: a string or a function of the task; the same key returns the first task for `idempotency_retention`.
     retry: a `Retry`; else write `next_try`; default one attempt. timeout: per attempt. expires: not started by then → cancelled.
     executor="process": `run` gets a process of its own kind, which can be killed; for work that holds the CPU.
+    claim="lease": each claim is written down before the task starts, which makes a repetition after a crash rarer.
     history=False: nothing is kept of its finished tasks; retention: less than the fleet's. tags, title, description: for people.
     """
 

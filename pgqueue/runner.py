@@ -43,6 +43,12 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     add("--type", action="append", metavar="NAME", help="a task type to run; repeatable (all that --tasks defines)")
     add("--concurrency", type=int, metavar="N", help="tasks that run at a time (10)")
+    add(
+        "--patience",
+        type=doors.duration,
+        metavar="TIME",
+        help="how long a row lock may stand for a claim before it is written down (50ms); 0s: written down at once",
+    )
     add("--no-listen", dest="listen", action="store_false", default=None, help="find tasks by polling only")
     add("--drain", action="store_true", help="end once nothing is ready or running")
     add("--shutdown-timeout", type=doors.duration, metavar="TIME", help="how long running tasks may finish (30s)")
@@ -68,6 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         drain=arguments.drain,
         settings=settings,
         observer=Observer(settled=log_outcome),
+        patience=settings.patience,
     )
     runner.run()
 

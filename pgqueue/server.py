@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,6 +49,30 @@ def find_server(dsn: str | None, settings: Settings, *, say: Callable[[str], Non
         raise
     tell(embedded.notice)
     return Server(embedded.dsn, embedded.notice, embedded)
+
+
+class Home:
+    """The server that a client and its `bound` twins use, found when first asked for. Shared between threads."""
+
+    def __init__(self, dsn: str | None, settings: Settings) -> None:
+        self._given = dsn
+        self._settings = settings
+        self._server: Server | None = None
+        self._lock = threading.Lock()
+
+    def dsn(self) -> str:
+        """Its address; an embedded server is started or joined by asking."""
+        with self._lock:
+            if self._server is None:
+                self._server = find_server(self._given, self._settings)
+            return self._server.dsn
+
+    def leave(self) -> None:
+        """Let go of an embedded server."""
+        with self._lock:
+            server, self._server = self._server, None
+            if server is not None:
+                server.close()
 
 
 def _to_stderr(line: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from pgqueue.client import AsyncQueue, Queue
@@ -21,20 +22,35 @@ class RunnerServices:
     """Async tasks get the async client and its connections, sync ones the blocking client; each opens when first used."""
 
     def __init__(
-        self, dsn: str, runner_id: uuid.UUID, *, concurrency: int, settings: Settings, schema: str, registry: Registry
+        self,
+        dsn: str,
+        runner_id: uuid.UUID,
+        *,
+        concurrency: int,
+        settings: Settings,
+        schema: str,
+        registry: Registry,
+        on_owning: Callable[[str], None] = lambda type_name: None,
     ) -> None:
         # A connection for every slot: each may have a transaction open, for as long as its task takes.
         size = min(concurrency, CONNECTIONS_MAX) + CONNECTIONS_SPARE
         self.runner_id = runner_id
         self.resources: dict[str, Any] = {}
         self._registry = registry
+        self._on_owning = on_owning
         self._async_queue = AsyncQueue(dsn, schema=schema, pool_size=size, settings=settings, registry=registry)
         self._queue = Queue(dsn, schema=schema, pool_size=size, settings=settings, registry=registry)
 
     def transaction(self, context: Context, connection: Any) -> Transaction:
         if self._is_async(context):
-            return Transaction(context, None, self._async_queue, connection)
-        return Transaction(context, self._queue, None, connection)
+            return Transaction(context, None, self._async_queue, connection, own=self._own)
+        return Transaction(context, self._queue, None, connection, own=self._own)
+
+    async def _own(self, context: Context) -> bool:
+        """Let the attempt own its row: a transaction of its own could not settle what a lane has locked."""
+        claimed = context._claimed
+        self._on_owning(claimed.type)
+        return claimed.holding is None or await claimed.holding.lease(claimed)
 
     def queue_of(self, context: Context) -> AsyncQueue | Queue:
         queue: AsyncQueue | Queue = self._async_queue if self._is_async(context) else self._queue

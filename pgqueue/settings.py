@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     lease: Duration = timedelta(seconds=30)
     """A runner silent for this long has lost its tasks."""
     heartbeat: Duration = timedelta(seconds=5)
+    patience: Duration = timedelta(milliseconds=50)
+    """How long a row lock may stand for a claim; a task that runs longer is leased then. Zero: every task is leased at once."""
     poll_interval: Duration = timedelta(seconds=1)
     """The longest sleep of an idle runner between two looks at the queue."""
     listen: bool = True
@@ -119,7 +121,9 @@ class Settings(BaseSettings):
             raise ValueError(f"it lies above zero and within {DURATION_MAX.days} days")
         return duration
 
-    @field_validator("history_retention", "dead_retention", "shutdown_timeout", "connect_timeout", "undecodable_delay")
+    @field_validator(
+        "patience", "history_retention", "dead_retention", "shutdown_timeout", "connect_timeout", "undecodable_delay"
+    )
     @classmethod
     def _check_bounded(cls, duration: timedelta) -> timedelta:
         if duration > DURATION_MAX:

@@ -6,6 +6,8 @@ attempt's claim stands on it. Nothing found raises LeaseLost and rolls everythin
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -29,11 +31,21 @@ if TYPE_CHECKING:
 class Transaction:
     """The block. Plain `with` uses the blocking queue's pool or connection, `async with` the async one's."""
 
-    def __init__(self, context: Context, queue: Queue | None, async_queue: AsyncQueue | None, connection: Any) -> None:
+    def __init__(
+        self,
+        context: Context,
+        queue: Queue | None,
+        async_queue: AsyncQueue | None,
+        connection: Any,
+        *,
+        own: Callable[[Context], Coroutine[Any, Any, bool]] | None = None,
+    ) -> None:
         self._context = context
         self._queue = queue
         self._async_queue = async_queue
         self._given = connection
+        self._own = own
+        """Makes the attempt own its row, on the runner's loop; None where it always does."""
         self._stack: ExitStack | None = None
         self._async_stack: AsyncExitStack | None = None
 
@@ -41,6 +53,9 @@ class Transaction:
         if self._queue is None:
             raise ConfigurationError("in an async task it is `async with self.context.transaction() as connection:`")
         self._check(self._given, psycopg.Connection)
+        if self._context._claimed.holding is not None and self._own is not None:
+            assert self._context.loop is not None
+            self._owned(asyncio.run_coroutine_threadsafe(self._own(self._context), self._context.loop).result())
         with ExitStack() as stack:
             connection = self._given or stack.enter_context(self._queue._connection())
             stack.enter_context(connection.transaction())
@@ -67,6 +82,8 @@ class Transaction:
         if self._async_queue is None:
             raise ConfigurationError("in a sync task it is `with self.context.transaction() as connection:`")
         self._check(self._given, psycopg.AsyncConnection)
+        if self._context._claimed.holding is not None and self._own is not None:
+            self._owned(await self._own(self._context))
         async with AsyncExitStack() as stack:
             connection = self._given or await stack.enter_async_context(self._async_queue._connection())
             await stack.enter_async_context(connection.transaction())
@@ -86,6 +103,10 @@ class Transaction:
             await arun(connection, completion(queue._sql, queue.registry, self._context, limit=queue.settings.max_payload_bytes))
         self._context.settled = True
         return False
+
+    def _owned(self, is_owned: bool) -> None:
+        if not is_owned:
+            raise lease_lost(self._context)
 
     def _begin(self, connection: Any) -> None:
         self._context.connection = connection
@@ -122,7 +143,13 @@ def completion(sql: Statements, registry: Registry, context: Context, *, limit: 
             outcomes="{" + outcome_entry(claimed.id, Outcome(Verdict.SUCCEEDED, result=result)) + "}",
         )
     if not settled:
-        raise LeaseLost(
-            f"attempt {claimed.attempt} of {claimed.type} {claimed.id} no longer owns its task: its transaction was rolled back, "
-            "and whoever has the task now decides"
-        )
+        raise lease_lost(context)
+
+
+def lease_lost(context: Context) -> LeaseLost:
+    """The error of an attempt whose claim is gone."""
+    claimed = context._claimed
+    return LeaseLost(
+        f"attempt {claimed.attempt} of {claimed.type} {claimed.id} no longer owns its task: its transaction was rolled back, "
+        "and whoever has the task now decides"
+    )

@@ -68,6 +68,10 @@ class Turns:
         if queue not in self._again:
             self._due_at[queue] = now + pause
 
+    def is_resting(self, queue: str) -> bool:
+        """Whether the last claim of it found nothing."""
+        return queue in self._pause
+
     def wake(self, queue: str | None = None) -> None:
         """There is something in this queue, or perhaps in all of them."""
         for name in [queue] if queue is not None else self.queues:

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -61,6 +62,7 @@ class Runner:
         drain: bool = False,
         settings: Settings | None = None,
         observer: Observer | None = None,
+        patience: timedelta = timedelta(0),
     ) -> None:
         self._client = queue if queue is not None else AsyncQueue(settings=settings)
         self.settings = settings or self._client.settings
@@ -74,6 +76,7 @@ class Runner:
             weights=_weights(queues),
             types=_known_types(self._client.registry, types),
             drain=drain,
+            patience_seconds=patience.total_seconds(),
         )
         self._observer = observer or Observer()
         self._engine: Engine | None = None

@@ -99,7 +99,11 @@ def test_a_running_task_is_asked(queue: Queue, connection: psycopg.Connection[An
     _start(connection)
     assert handle.cancel() is True
     assert handle.status() == "running"
-    assert connection.execute("SELECT cancel_requested_at IS NOT NULL FROM pgqueue.task").fetchone() == (True,)
+    asked = "SELECT cancel_requested_at IS NOT NULL, cancel_reason FROM pgqueue.task"
+    assert connection.execute(asked).fetchone() == (True, None)
+    for reason, kept in (("wrong address", "wrong address"), (None, "wrong address"), ("wrong again", "wrong again")):
+        assert handle.cancel(reason) is True
+        assert connection.execute(asked).fetchone() == (True, kept)
 
 
 def test_a_cancel_that_waits_for_a_claim_asks_the_runner_then(

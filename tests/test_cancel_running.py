@@ -63,10 +63,10 @@ async def test_a_running_async_task_is_interrupted_once_and_cleans_up_in_peace(q
     handle = queue.enqueue(Long())
     async with running():
         await eventually(lambda: events)
-        assert handle.cancel() is True
+        assert handle.cancel("wrong address") is True
         await eventually(lambda: handle.status() is Status.CANCELLED)
     assert events == ["started", "cleaned up, True"]
-    assert ended(queue, handle) == (Status.CANCELLED, "cancelled while it ran")
+    assert ended(queue, handle) == (Status.CANCELLED, "wrong address")
     assert handle.cancel() is False
 
 
@@ -89,6 +89,7 @@ async def test_a_cancelled_task_that_raises_something_else_while_it_cleans_up_is
         await started.wait()
         handle.cancel()
         await eventually(lambda: handle.status() is Status.CANCELLED)
+    assert ended(queue, handle) == (Status.CANCELLED, "cancelled while it ran")
 
 
 @pytest.mark.parametrize("looks", [True, False], ids=["looks", "never looks"])
@@ -111,12 +112,12 @@ async def test_a_thread_is_told_and_counts_as_cancelled_only_if_it_looked(
     handle = queue.enqueue(Long())
     async with running() as runner:
         await eventually(started.is_set)
-        assert handle.cancel()
+        assert handle.cancel("wrong address")
         if not looks:
             await eventually(lambda: all(attempt._cancel_asked for attempt in runner._running().slots._active.values()))
             told.set()
         await eventually(lambda: handle.status() not in (Status.READY, Status.RUNNING))
-    assert handle.status() is (Status.CANCELLED if looks else Status.SUCCEEDED)
+    assert ended(queue, handle) == ((Status.CANCELLED, "wrong address") if looks else (Status.SUCCEEDED, None))
 
 
 async def test_a_process_is_killed(queue: Queue, running: Callable[..., Any], tmp_path: Path) -> None:
@@ -135,9 +136,15 @@ async def test_a_claimed_task_that_waits_for_a_slot_is_cancelled_without_a_start
     class Stub(Executor):
         def __init__(self) -> None: ...
 
-        async def execute(self, attempt: Any) -> Outcome:
+        def begin(self, attempt: Any) -> None:
             started.append(attempt.claimed.id)
+            attempt.rest = self.wait()
+
+        async def wait(self) -> Outcome:
             await asyncio.sleep(60)
+            return RETURNED
+
+        def escaped(self, attempt: Any, error: BaseException) -> Outcome:
             return RETURNED
 
     class Collect(Completer):
@@ -164,9 +171,10 @@ async def test_a_claimed_task_that_waits_for_a_slot_is_cancelled_without_a_start
     slots.interrupt()
 
 
+@pytest.mark.parametrize("reason", ["wrong address", None])
 @pytest.mark.parametrize("way", ["retry", "snooze"])
 async def test_a_cancellation_is_not_lost_when_the_attempt_ends_before_its_runner_has_looked(
-    way: str, queue: Queue, running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    way: str, reason: str | None, queue: Queue, running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def look(self: Heart) -> None:
         """Never look."""
@@ -185,11 +193,11 @@ async def test_a_cancellation_is_not_lost_when_the_attempt_ends_before_its_runne
     handle = queue.enqueue(Failing())
     async with running():
         await eventually(lambda: runs)
-        assert handle.cancel() is True
+        assert handle.cancel(reason) is True
         cancelled.set()
         await eventually(lambda: handle.status() is Status.CANCELLED)
     assert len(runs) == 1
-    assert ended(queue, handle) == (Status.CANCELLED, "cancelled while it ran")
+    assert ended(queue, handle) == (Status.CANCELLED, reason or "cancelled while it ran")
     assert [attempt.error for attempt in queue.attempts(handle)] == (["after the cancellation"] if way == "retry" else [])
 
 
@@ -205,5 +213,5 @@ async def test_cancel_all_reaches_what_runs(queue: Queue, running: Callable[...,
     handles = queue.enqueue_many([Long() for _ in range(5)])
     async with running():
         await eventually(lambda: len(started) == 5)
-        assert queue.cancel_all(type="long") == 5
-        await eventually(lambda: {handle.status() for handle in handles} == {Status.CANCELLED})
+        assert queue.cancel_all(type="long", reason="campaign stopped") == 5
+        await eventually(lambda: {ended(queue, handle) for handle in handles} == {(Status.CANCELLED, "campaign stopped")})

@@ -70,7 +70,8 @@ def _put(connection: psycopg.Connection[Any], id: uuid.UUID, status: Status) -> 
             (id,),
         )
     else:
-        connection.execute("UPDATE pgqueue.task SET status = %s WHERE id = %s", (status.value, id))
+        blocked_on = "type" if status is Status.BLOCKED else None
+        connection.execute("UPDATE pgqueue.task SET status = %s, blocked_on = %s WHERE id = %s", (status.value, blocked_on, id))
 
 
 def test_a_task_is_found_wherever_it_lives(queue: Queue, zoo: dict[Status, set[uuid.UUID]]):

@@ -203,7 +203,7 @@ async def test_an_idle_fleet_asks_seldom(queue: Queue, migrated_database: str, s
     async with asleep(migrated_database, polls, connection) as one, asleep(migrated_database, polls, connection) as other:
         await succeeded_within(handle, SOON_SECONDS)
         asked = [count_calls(runner._running()._listener, "_arm") for runner in (one, other)]
-        claims = count_calls(one._running()._lane, "claim")
+        claims = count_calls(one._running()._claiming._lanes[0][0], "claim")
         await eventually(lambda: len(claims) >= 20)
         assert asked == [[], []]
         assert flag_seconds(connection) < ARM_SECONDS + 1
@@ -305,7 +305,7 @@ async def test_a_runner_without_a_listener_polls(
     Note = note()
     quiet = settings.model_copy(update={"listen": False, "poll_interval": timedelta(milliseconds=300)})
     async with Runner(AsyncQueue(migrated_database, settings=quiet)) as runner:
-        claims = count_calls(runner._running()._lane, "claim")
+        claims = count_calls(runner._running()._claiming._lanes[0][0], "claim")
         queue.enqueue(Note(number=1))
         await eventually(lambda: len(claims) > 12)  # it has fallen asleep
         await succeeded_within(queue.enqueue(Note(number=2)), SOON_SECONDS)

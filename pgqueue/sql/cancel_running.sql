@@ -12,7 +12,8 @@ WITH found AS MATERIALIZED (
     LIMIT %(limit)s::bigint
     FOR UPDATE SKIP LOCKED
 ), asked AS (
-    UPDATE {schema}.task SET cancel_requested_at = clock_timestamp(), updated_at = clock_timestamp()
+    UPDATE {schema}.task
+    SET cancel_requested_at = clock_timestamp(), cancel_reason = %(reason)s::text, updated_at = clock_timestamp()
     WHERE queue = %(queue)s::text AND id = ANY(ARRAY(SELECT id FROM found))
     RETURNING 1
 )

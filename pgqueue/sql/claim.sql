@@ -3,7 +3,7 @@
 -- dead entries of tasks claimed before. `id = ANY(ARRAY(...))` keeps the plan an index scan at any table size.
 -- Locks what it takes and skips what others hold. Parameters: queue, types, runner_id, claim_id, limit; the segments as
 -- arrays: first_priorities (negated), maturities, ids, last_priorities (negated).
--- Result, in no particular order: id, type, attempt, priority, maturity_at, claimed_at, payload, options, is_expired.
+-- Result, in no particular order: id, type, attempt, priority, maturity_at, claimed_at, payload, options, is_expired, headers.
 UPDATE {schema}.task
 SET status = 'running', attempt = attempt + 1, runner_id = %(runner_id)s::uuid, claim_id = %(claim_id)s::uuid,
     claimed_at = now(), updated_at = now()
@@ -25,4 +25,5 @@ WHERE queue = %(queue)s::text AND id = ANY(ARRAY(
     LIMIT %(limit)s::bigint
 ))
 RETURNING
-    id::text, type, attempt, priority, maturity_at, claimed_at, payload::text, options::text, expires_at <= now() AS is_expired
+    id::text, type, attempt, priority, maturity_at, claimed_at, payload::text, options::text, expires_at <= now() AS is_expired,
+    headers::text

@@ -12,7 +12,8 @@ WITH outcome AS MATERIALIZED (
 ), held AS MATERIALIZED (
     SELECT task.id, task.claim_id, task.cancel_requested_at IS NOT NULL AS is_cancelled
     FROM {schema}.task
-    WHERE task.queue = %(queue)s::text AND task.id = ANY(%(ids)s::uuid[]) AND task.status = 'running'
+    WHERE task.queue = %(queue)s::text AND task.id = ANY(%(ids)s::uuid[])
+        AND task.runner_id = %(runner_id)s::uuid
     ORDER BY task.id
     FOR UPDATE
 ), released AS (
@@ -42,7 +43,7 @@ WITH outcome AS MATERIALIZED (
     )
     SELECT
         queue, id, type, 'cancelled', priority, payload, maturity_at, created_at, claimed_at, clock_timestamp(), attempt, crashes,
-        runner_id, claim_id, tags, headers, lineage, 'cancelled while it ran'
+        runner_id, claim_id, tags, headers, lineage, coalesce(cancel_reason, 'cancelled while it ran')
     FROM cancelled
 ), failed AS (
     INSERT INTO {schema}.attempt (

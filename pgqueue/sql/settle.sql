@@ -10,7 +10,7 @@ WITH finished AS (
         AND claim_id::text = %(claims)s::jsonb ->> id::text
     RETURNING
         id, type, priority, payload, maturity_at, created_at, claimed_at, attempt, crashes, runner_id, claim_id, tags, headers,
-        lineage, %(outcomes)s::jsonb -> id::text AS outcome
+        lineage, cancel_reason, %(outcomes)s::jsonb -> id::text AS outcome
 )
 INSERT INTO {schema}.history (
     queue, id, type, status, priority, payload, maturity_at, created_at, started_at, finished_at, attempt, crashes, runner_id,
@@ -19,6 +19,6 @@ INSERT INTO {schema}.history (
 SELECT
     %(queue)s::text, id, type, coalesce(outcome ->> 'status', 'succeeded')::{schema}.status, priority, payload, maturity_at,
     created_at, claimed_at, clock_timestamp(), attempt, crashes, runner_id, claim_id, tags, headers, lineage, outcome -> 'result',
-    outcome ->> 'reason'
+    CASE WHEN outcome ->> 'status' = 'cancelled' THEN coalesce(cancel_reason, outcome ->> 'reason') ELSE outcome ->> 'reason' END
 FROM finished
 RETURNING id::text
