@@ -343,7 +343,7 @@ async def test_a_listener_whose_connection_is_killed_listens_again(
             ).fetchall()
             assert killed == [(True,)]
             handle = queue.enqueue(Note())  # nobody hears it: looking after the reconnect finds it
-            await eventually(lambda: link.connect_count > before)
+            await eventually(lambda before=before: link.connect_count > before)
             await succeeded_within(handle, SOON_SECONDS)
             await eventually(lambda: flag_seconds(connection) > LOOKAHEAD_SECONDS)
             await succeeded_within(queue.enqueue(Note()), SOON_SECONDS)
