@@ -19,6 +19,7 @@ from pgqueue.completer import Completer, Settlement
 from pgqueue.errors import PgQueueError
 from pgqueue.lane import Closing, Lane, LaneLost, Opened
 from pgqueue.link import Link
+from pgqueue.listener import Listener
 from pgqueue.outcomes import Verdict
 from pgqueue.paces import Paces
 from pgqueue.prefetch import Prefetch
@@ -47,9 +48,8 @@ class Claiming:
         lane_count: Callable[[], int] = lambda: 1,
         is_drained: Callable[[], Awaitable[bool]] | None = None,
         on_settled: Callable[[Settlement, bool], None] = lambda settlement, is_ours: None,
-        on_found: Callable[[], None] = lambda: None,
-        on_drowsy: Callable[[], None] = lambda: None,
         on_lane: Callable[[float], None] = lambda opened_at: None,
+        listener: Listener | None = None,
     ) -> None:
         self._lanes = list(lanes)
         self._turns = turns
@@ -62,9 +62,8 @@ class Claiming:
         self._lane_count = lane_count
         self._is_drained = is_drained
         self._on_settled = on_settled
-        self._on_found = on_found
-        self._on_drowsy = on_drowsy
         self._on_lane = on_lane
+        self._listener = listener
         self._waiting_shares: deque[tuple[str, int]] = deque()
         self._batches: dict[Batch, float] = {}
         self._stopping = asyncio.Event()
@@ -92,9 +91,8 @@ class Claiming:
         lane, link = self._lanes[number]
         while not self._stopping.is_set():
             seen = self._look.count
-            if self.paused:
-                self._on_found()  # nobody needs to wake us
             if self.paused or number >= max(1, self._lane_count()):
+                self._keep_awake(self.paused)
                 await self._look.wait(seen, self._poll_seconds)
                 continue
             want = self._want()
@@ -107,8 +105,8 @@ class Claiming:
                 continue
             if want and number == 0 and self._is_drained is not None and await self._is_drained():
                 return
-            if want and number == 0 and self._turns.is_drowsy:
-                self._on_drowsy()
+            if want and number == 0 and self._turns.is_drowsy and self._listener is not None:
+                self._listener.rest()
             await self._look.wait(seen, self._turns.pause(time.monotonic()) if want and number == 0 else self._poll_seconds)
 
     # ── what to claim ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -219,10 +217,14 @@ class Claiming:
         self._prefetch.observe_round_trip(lane.round_trip_seconds, now)
         was_resting = self._turns.is_resting(queue)
         self._turns.found(queue, count, now)
-        if count:
-            self._on_found()
+        self._keep_awake(count > 0)
         if count and was_resting:
             self._look.send()  # the other lanes may help
+
+    def _keep_awake(self, is_busy: bool) -> None:
+        """While there is work, or while paused, nobody has to be told of more."""
+        if is_busy and self._listener is not None:
+            self._listener.busy()
 
     async def _wait_out(self, link: Link, error: BaseException) -> None:
         logger.warning("a claim failed, trying on: %s", str(error).strip().partition("\n")[0])

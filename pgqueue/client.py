@@ -22,6 +22,7 @@ import psycopg
 from typing_extensions import Unpack
 
 from pgqueue import operations, payload
+from pgqueue.collector import collector_paused
 from pgqueue.database import AsyncConnection, Connection, Operation
 from pgqueue.errors import ConfigurationError, TaskNotFound
 from pgqueue.filters import Filter, check_filter, check_id, check_page, check_queue, check_reason, check_unfinished
@@ -174,7 +175,8 @@ class Queue(_Client[Pool]):
         else:
             inserted = run_joined(connection, operations.enqueue_many(self._sql, requests))
         pairs, committed = zip(inserted, requests, strict=True), connection is None
-        return [TaskHandle(self, one, request.type, committed=committed) for one, request in pairs]
+        with collector_paused():
+            return [TaskHandle(self, one, request.type, committed=committed) for one, request in pairs]
 
     def get(self, task: uuid.UUID | str | TaskHandle[Any]) -> TaskRecord | None:
         """A task by its id, wherever it lives; None when nothing is stored of it."""
@@ -338,7 +340,8 @@ class AsyncQueue(_Client[AsyncPool]):
         else:
             inserted = await arun_joined(connection, operations.enqueue_many(self._sql, requests))
         pairs, committed = zip(inserted, requests, strict=True), connection is None
-        return [AsyncTaskHandle(self, one, request.type, committed=committed) for one, request in pairs]
+        with collector_paused():
+            return [AsyncTaskHandle(self, one, request.type, committed=committed) for one, request in pairs]
 
     async def get(self, task: uuid.UUID | str | AsyncTaskHandle[Any]) -> TaskRecord | None:
         """A task by its id, wherever it lives; None when nothing is stored of it."""

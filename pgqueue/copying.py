@@ -19,8 +19,11 @@ COMMON_MAX = 1_000
 NULL = r"\N"
 
 
-def chunks(requests: Sequence[Request], now: datetime) -> Iterator[str]:
-    """The rows of copy_tasks.sql, in the order of its columns. `now` is the database's clock."""
+def chunks(requests: Sequence[Request], now: datetime, firsts: dict[str, datetime]) -> Iterator[str]:
+    """The rows of copy_tasks.sql, in the order of its columns. `now` is the database's clock.
+
+    firsts is filled, on the way, with the instant at which the first task of each queue is due.
+    """
     known: dict[tuple[Any, ...], tuple[str, str]] = {}
     for start in range(0, len(requests), CHUNK_ROWS):
         lines = []
@@ -30,14 +33,11 @@ def chunks(requests: Sequence[Request], now: datetime) -> Iterator[str]:
             if parts is None:
                 if len(known) >= COMMON_MAX:
                     known.clear()
-                parts = known[common] = _parts(request, now)
+                maturity_at = request.at or now + timedelta(seconds=request.delay_seconds or 0)
+                firsts[request.queue] = min(maturity_at, firsts.get(request.queue, maturity_at))
+                parts = known[common] = _parts(request, maturity_at, now)
             lines.append(f"{request.id.int:032x}{parts[0]}{_escaped(request.payload)}{parts[1]}")
         yield "".join(lines)
-
-
-def maturity(at: datetime | None, delay_seconds: float | None, now: datetime) -> datetime:
-    """The instant from which a task may run."""
-    return at or now + timedelta(seconds=delay_seconds or 0)
 
 
 def array_literal(words: Sequence[str]) -> str:
@@ -46,9 +46,9 @@ def array_literal(words: Sequence[str]) -> str:
     return "{" + ",".join(quoted) + "}"
 
 
-def _parts(request: Request, now: datetime) -> tuple[str, str]:
+def _parts(request: Request, maturity_at: datetime, now: datetime) -> tuple[str, str]:
     """What stands between id and payload, and what follows the payload."""
-    maturity_at, expires_at = maturity(request.at, request.delay_seconds, now), request.expires_at
+    expires_at = request.expires_at
     if request.expires_seconds is not None:
         expires_at = now + timedelta(seconds=request.expires_seconds)
     status = "ready" if maturity_at <= now else "scheduled"

@@ -114,7 +114,7 @@ def _execute(connection: psycopg.Connection[Any], call: Call | Copy) -> Rows:
                 copy.write(chunk)
         return []
     cursor.execute(call.statement.text, Parameters(call.parameters))
-    return cursor.fetchall() if cursor.description else []
+    return cursor.fetchall() if _has_rows(cursor) else []
 
 
 async def _aexecute(connection: psycopg.AsyncConnection[Any], call: Call | Copy) -> Rows:
@@ -125,7 +125,12 @@ async def _aexecute(connection: psycopg.AsyncConnection[Any], call: Call | Copy)
                 await copy.write(chunk)
         return []
     await cursor.execute(call.statement.text, Parameters(call.parameters))
-    return await cursor.fetchall() if cursor.description else []
+    return await cursor.fetchall() if _has_rows(cursor) else []
+
+
+def _has_rows(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> bool:
+    """Not by `description`, which makes an object for every column."""
+    return cursor.pgresult is not None and cursor.pgresult.nfields > 0
 
 
 def single(call: Call) -> Operation[Rows]:

@@ -135,6 +135,9 @@ class Engine:
             on_room=lambda: self._claiming.look(),
             on_start=observer.started,
         )
+        self._listener: Listener | None = None
+        if settings.listen:
+            self._listener = Listener(self._sql, notices, on_notice=self._on_notice, on_listening=self._on_listening)
         self._claiming = Claiming(
             [(self._lane(link), link) for link in lanes],
             turns=self._turns,
@@ -147,12 +150,8 @@ class Engine:
             lane_count=lambda: LANES,
             is_drained=self._is_drained if assignment.drain else None,
             on_settled=self._tell,
-            on_found=self._keep_awake,
-            on_drowsy=self._rest,
+            listener=self._listener,
         )
-        self._listener: Listener | None = None
-        if settings.listen:
-            self._listener = Listener(self._sql, notices, on_notice=self._on_notice, on_listening=self._on_listening)
         self._promotion = Promotion(
             self._sql,
             promotion,
@@ -267,7 +266,7 @@ class Engine:
             "sweeps": self._sweeps.run(self._stopping),
         }
         if self._listener is not None:
-            parts["notices"] = self._listener.run(self._stopping)
+            parts["listener"] = self._listener.run(self._stopping)
         self._running = [asyncio.create_task(self._watched(part), name=f"pgqueue {name}") for name, part in parts.items()]
         self._completing = asyncio.create_task(self._watched(self.completer.run()), name="pgqueue completer")
 
@@ -360,15 +359,8 @@ class Engine:
         self._turns.wake(queue)
         self._claiming.look()
 
-    def _keep_awake(self) -> None:
-        if self._listener is not None:
-            self._listener.busy()
-
-    def _rest(self) -> None:
-        if self._listener is not None:
-            self._listener.rest()
-
     def _on_notice(self, queue: str) -> None:
+        """A task of this queue is ready, or due soon: as it stands in the notice, which anybody may send."""
         if queue in self._turns.queues:
             self._on_ready(queue)
         elif not self._turns.discovers:

@@ -34,7 +34,7 @@ ARM_SECONDS = 15.0
 AGAIN_SECONDS = 0.2
 """After a notice, who still rests asks again so much later. Longer than it takes the woken to set the flag back."""
 FRESH_SECONDS = 0.1
-"""So long after a notice the flag may be set back because of it. Shorter than AGAIN_SECONDS, not to undo what others ask."""
+"""So long after a notice the flag may be set back for it. Shorter than AGAIN_SECONDS: later it would undo what others ask."""
 PAUSE_MIN_SECONDS = 0.1
 PAUSE_MAX_SECONDS = 5.0
 

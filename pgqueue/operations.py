@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from pgqueue.copying import array_literal, chunks, maturity
+from pgqueue.collector import collector_paused
+from pgqueue.copying import array_literal, chunks
 from pgqueue.database import Operation
 from pgqueue.errors import EnqueueConflict, TaskNotFound
 from pgqueue.filters import Filter, Page
@@ -149,7 +150,8 @@ def enqueue_many(
         return [Inserted(request.id, request.queue, created=True) for request in requests]
     if len(requests) >= COPY_MIN and is_repeatable(requests):
         yield from _copy(sql, requests, now)
-        return [Inserted(request.id, request.queue, created=True) for request in requests]
+        with collector_paused():
+            return [Inserted(request.id, request.queue, True) for request in requests]
     inserted: dict[uuid.UUID, Inserted] = {}
     yield from _take_idempotency_keys(sql, requests, inserted, now)
     fresh = [request for request in requests if request.id not in inserted]
@@ -225,19 +227,10 @@ def _insert_unique(
 def _copy(sql: Statements, requests: Sequence[Request], now: datetime | None) -> Operation[None]:
     if now is None:
         now = (yield sql.clock())[0][0]
-    yield Copy(sql.copy_tasks, chunks(requests, now))
-    if requests[0].notify:
-        firsts = _first_maturities(requests, now)
-        yield sql.notify(channel=sql.schema, queues=list(firsts), maturity_ats=list(firsts.values()))
-
-
-def _first_maturities(requests: Sequence[Request], now: datetime) -> dict[str, datetime]:
-    """When the first task of each queue is due."""
     firsts: dict[str, datetime] = {}
-    for queue, at, delay in {(request.queue, request.at, request.delay_seconds) for request in requests}:
-        maturity_at = maturity(at, delay, now)
-        firsts[queue] = min(maturity_at, firsts.get(queue, maturity_at))
-    return firsts
+    yield Copy(sql.copy_tasks, chunks(requests, now, firsts))
+    if requests[0].notify:
+        yield sql.notify(channel=sql.schema, queues=list(firsts), maturity_ats=list(firsts.values()))
 
 
 def _arrays(requests: Sequence[Request]) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from uuid_utils.compat import uuid7
 
 from pgqueue import keys, payload
+from pgqueue.collector import collector_paused
 from pgqueue.definition import TaskType, check_unique
 from pgqueue.errors import ConfigurationError
 from pgqueue.registry import type_of
@@ -30,6 +32,8 @@ from pgqueue.retry import Retry
 from pgqueue.settings import Settings
 from pgqueue.task import Task
 
+COLLECTOR_BATCH = 10_000
+"""For so many tasks at a time the cycle collector is paused."""
 HEADER_COUNT_MAX = 50
 HEADER_BYTES_MAX = 64 * 1024
 PAYLOAD_INDEX = Request._fields.index("payload")
@@ -122,20 +126,32 @@ def prepare_many(
 def _prepare_all_plain(tasks: Iterable[Task[Any]], settings: Settings) -> list[Request]:
     """As _prepare_plain for each, with what a type says looked up once: most bulk enqueues are of one type without keys."""
     requests: list[Request] = []
-    limit = settings.max_payload_bytes
-    known: dict[type[Any], tuple[TaskType[Any], tuple[Any, ...], tuple[Any, ...]]] = {}
-    for task in tasks:
-        same = known.get(type(task))
-        if same is None:
-            task_type = _type_of(task)
-            request = _prepare_plain(task_type, task, settings)
-            if request.unique_key is None and request.idempotency_key is None:
-                known[type(task)] = (task_type, request[1:PAYLOAD_INDEX], request[PAYLOAD_INDEX + 1 :])
-        else:
-            task_type, before, after = same
-            request = Request._make((uuid7(), *before, payload.encode(task_type, task, limit=limit), *after))
-        requests.append(request)
+    known: dict[type[Any], _Plain] = {}
+    rest = iter(tasks)
+    while batch := list(islice(rest, COLLECTOR_BATCH)):  # the caller's own code runs here, and as ever
+        with collector_paused():
+            requests.extend([_prepare_known(task, known, settings) for task in batch])
     return requests
+
+
+def _prepare_known(task: Task[Any], known: dict[type[Any], _Plain], settings: Settings) -> Request:
+    same = known.get(type(task))
+    if same is not None:
+        text = payload.encode(same.task_type, task, limit=settings.max_payload_bytes)
+        return Request._make((uuid7(), *same.before, text, *same.after))
+    task_type = _type_of(task)
+    request = _prepare_plain(task_type, task, settings)
+    if request.unique_key is None and request.idempotency_key is None:
+        known[type(task)] = _Plain(task_type, request[1:PAYLOAD_INDEX], request[PAYLOAD_INDEX + 1 :])
+    return request
+
+
+class _Plain(NamedTuple):
+    """What the requests of one type have in common, before and after the payload."""
+
+    task_type: TaskType[Any]
+    before: tuple[Any, ...]
+    after: tuple[Any, ...]
 
 
 def _spaced(request: Request, spacing: timedelta, index: int) -> Request:
