@@ -26,7 +26,7 @@ from pgqueue.database import AsyncConnection, is_lost
 from pgqueue.link import Link
 from pgqueue.outcomes import SUCCEEDED, Verdict
 from pgqueue.statements import Statements
-from pgqueue.watermark import Segments, Watermarks
+from pgqueue.watermark import WHOLE, Segments, Watermarks
 from pgqueue.wire import Exchange, Reply
 
 logger = logging.getLogger("pgqueue.lane")
@@ -103,6 +103,7 @@ class Lane:
         self._watermarks = watermarks
         self._patience_seconds = patience_seconds
         self._limits = limits
+        self._segments = WHOLE
         self.round_trip_seconds = 0.0
         """How long the last claim took."""
 
@@ -110,7 +111,8 @@ class Lane:
 
     async def claim(self, queue: str, limit: int) -> list[Claimed]:
         """Up to `limit` tasks of this queue under a lease, in the order to run them. Commits. Raises what psycopg raises."""
-        return self._in_order(queue, await self._claim(queue, limit, self._watermarks[queue].segments()))
+        self._segments = self._watermarks[queue].segments()
+        return self._in_order(queue, await self._claim(queue, limit, self._segments))
 
     async def _claim(self, queue: str, limit: int, segments: Segments) -> list[Claimed]:
         claim_id = str(uuid.uuid4())
@@ -227,8 +229,8 @@ class Lane:
             exchange.add(self._sql.lane_limits.text, {"names": list(limits), "values": list(limits.values())})
 
     def _lock(self, exchange: Exchange, claim_id: str, queue: str, limit: int, leased_types: Sequence[str]) -> Reply:
-        segments = self._watermarks[queue].segments()
-        parameters = self._parameters(queue, claim_id, limit, segments)
+        self._segments = self._watermarks[queue].segments()
+        parameters = self._parameters(queue, claim_id, limit, self._segments)
         return exchange.add(self._sql.lock.text, {**parameters, "leased_types": list(leased_types)})
 
     def _opened(self, queue: str, claim_id: str, rows: Sequence[tuple[Any, ...]]) -> Opened:
@@ -280,7 +282,7 @@ class Lane:
         """Sorted to run, and the watermarks moved past them."""
         tasks.sort(key=_run_order)
         # The last of each priority is the farthest.
-        self._watermarks[queue].advance({claimed.priority: claimed for claimed in tasks}.values(), len(tasks))
+        self._watermarks[queue].advance({claimed.priority: claimed for claimed in tasks}.values(), len(tasks), self._segments)
         return tasks
 
 

@@ -40,7 +40,7 @@ REST_PAUSE_SECONDS = 5.0
 WATCH_SECONDS = 0.25
 """Between two looks at whether there is anything to scan; they cost no statement."""
 FAILURE_PAUSE_SECONDS = 1.0
-STATEMENT_SECONDS = 0.01
+STATEMENT_SECONDS = 0.02
 """About what one statement may take: the number of slices in it is halved and doubled towards that."""
 WIDTH_MAX = 64
 """Slices in one statement at most, without those just behind a watermark."""
@@ -98,6 +98,8 @@ class HeadScan:
         self._progress: dict[str, _Progress] = {}
         self._due_at: dict[tuple[str, str], float] = {}
         self._hurried = asyncio.Event()
+        self._server_seconds = 0.0
+        """What the last scan cost. The server's time: on the loop of a busy runner an answer waits for its turn."""
 
     def hurry(self) -> None:
         """Somebody said that there is work: it may be behind the watermarks. Cheap; called on the loop."""
@@ -132,9 +134,11 @@ class HeadScan:
             started_at = time.monotonic()
             if stop.is_set() or started_at < self._due_at.get((queue, name), 0.0):
                 continue
+            self._server_seconds = 0.0
             pause = await job(queue)
-            spent = time.monotonic() - started_at
-            self._due_at[queue, name] = time.monotonic() + pause
+            now = time.monotonic()
+            self._due_at[queue, name] = now + pause
+            spent = self._server_seconds if name == "scan" else now - started_at
             await _sleep(spent * (1 / share - 1), stop)
         return max(0.0, min(self._due_at.get((queue, name), 0.0) for name in jobs) - time.monotonic())
 
@@ -152,9 +156,8 @@ class HeadScan:
             progress.rest, progress.round_seconds, progress.has_found = watermarks.slices(), 0.0, False
         part = progress.rest[: progress.width]
         slices = list(dict.fromkeys([*progress.hot, *watermarks.edges(), *part]))
-        started_at = time.monotonic()
         found = await self._claim(queue, slices, min(room, CLAIM_LIMIT)) if room > 0 else await self._peek(queue, slices)
-        spent = time.monotonic() - started_at
+        spent = self._server_seconds
         if found is None:
             return PAUSE_MIN_SECONDS * random.uniform(1.0, 2.0)
         progress.width = max(1, progress.width // 2) if spent > STATEMENT_SECONDS else min(WIDTH_MAX, progress.width * 2)
@@ -197,7 +200,7 @@ class HeadScan:
         rows = await self._execute(
             self._sql.scan_head.text, queue, slices, runner_id=str(self._runner_id), claim_id=claim_id, limit=limit
         )
-        batch = [Claimed(queue, claim_id, *row[1:]) for row in rows if row[1] is not None]
+        batch = [Claimed(queue, claim_id, *row[2:]) for row in rows if row[2] is not None]
         batch.sort(key=lambda claimed: (-claimed.priority, claimed.maturity_at, claimed.id))
         if batch:
             self._on_claimed(batch)
@@ -206,7 +209,7 @@ class HeadScan:
     async def _peek(self, queue: str, slices: Sequence[Slice]) -> list[tuple[int, Any, str]] | None:
         """Take the watermarks back to what is there. Returns the keys; None: another runner is scanning."""
         rows = await self._execute(self._sql.scan_peek.text, queue, slices)
-        keys = [(row[1], row[2], row[3]) for row in rows if row[1] is not None]
+        keys = [(row[2], row[3], row[4]) for row in rows if row[2] is not None]
         for key in keys:
             self._watermarks[queue].retreat(*key)
         if keys:
@@ -220,7 +223,9 @@ class HeadScan:
         arrays = dict(zip(names, map(list, zip(*slices, strict=True)), strict=True))
         common = {"schema": self._sql.schema, "queue": queue, "types": self._types}
         await cursor.execute(text, {**common, **arrays, **parameters}, prepare=True)
-        return await cursor.fetchall()
+        rows = await cursor.fetchall()
+        self._server_seconds = rows[0][1]
+        return rows
 
 
 def _distinct(slices: Any) -> list[Slice]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -66,13 +67,13 @@ class Strangers:
     async def look_ahead(self, queue: str) -> float:
         """Move the watermarks over strangers that claims are about to meet."""
         watermarks = self._watermarks[queue]
-        seen_count = watermarks.move_count
-        rows = await self._link.rows(
-            self._sql.look_ahead(queue=queue, types=self._types, limit=LOOK_LIMIT, **watermarks.segments()._asdict())
-        )
-        for priority, maturity_at, id, count, _ in rows:
-            watermarks.pass_by(priority, maturity_at, id, count)
-        if any(not is_whole for *_, is_whole in rows) and watermarks.move_count != seen_count:
+        segments = watermarks.segments()
+        rows = await self._link.rows(self._sql.look_ahead(queue=queue, types=self._types, limit=LOOK_LIMIT, **segments._asdict()))
+        has_more = False
+        for priority, maturity_at, id, count, is_known in rows:
+            key = id if is_known else _next_id(id)
+            has_more |= watermarks.pass_by(priority, maturity_at, key, count, segments) and not is_known
+        if has_more:
             return 0.0
         is_moving = self._move_counts.get(queue) != watermarks.move_count
         self._move_counts[queue] = watermarks.move_count
@@ -121,6 +122,11 @@ class Strangers:
                     type_name,
                     queue,
                 )
+
+
+def _next_id(id: str) -> str:
+    """The id that follows: a watermark includes its own key, and a stranger there would hide what comes after it."""
+    return str(uuid.UUID(int=min(uuid.UUID(id).int + 1, 2**128 - 1)))
 
 
 def _go_on(stretches: list[Slice], rows: list[Any]) -> None:

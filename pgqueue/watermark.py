@@ -33,15 +33,16 @@ Key = tuple[Any, str]
 
 
 class Segments(NamedTuple):
-    """The segments of one claim, as the arrays that claim.sql takes."""
+    """The segments of one claim, as the arrays that claim.sql takes, with the watermarks that they begin at."""
 
     first_priorities: list[int]
     maturities: list[str]
     ids: list[str]
     last_priorities: list[int]
+    starts: dict[int, Key]
 
 
-WHOLE = Segments([FIRST], ["-infinity"], [NIL], [LAST])
+WHOLE = Segments([FIRST], ["-infinity"], [NIL], [LAST], {})
 """A scan from the head: everything, dead entries too."""
 
 
@@ -74,24 +75,27 @@ class Watermarks:
         """What the next claim scans."""
         return self._segments
 
-    def advance(self, batch: Iterable[Claimed], count: int) -> None:
+    def advance(self, batch: Iterable[Claimed], count: int, claimed_from: Segments) -> None:
         """Move each priority's watermark to the last key of the batch that was claimed in it; never back.
 
-        The batch need hold no more than the last of each priority; `count` is how many were claimed, of all of them.
+        The batch need hold no more than the last of each priority; `count` is how many were claimed, of all of them. A claim that
+        was under way when its watermark went back began beyond what is ready again, so it moves nothing.
         """
-        moved = [self._move(-claimed.priority, (claimed.maturity_at, claimed.id), count) for claimed in batch]
+        moved = [self._move(-one.priority, (one.maturity_at, one.id), count, claimed_from) for one in batch]
         if any(moved):
             self._rebuild()
 
-    def pass_by(self, priority: int, maturity_at: Any, id: str, count: int) -> None:
-        """So many ready tasks before this key are not for this runner: claims need not walk them again."""
-        if self._move(-priority, (maturity_at, id), count):
+    def pass_by(self, priority: int, maturity_at: Any, id: str, count: int, looked_from: Segments) -> bool:
+        """So many ready tasks before this key are not for this runner: claims need not walk them again. Whether that is news."""
+        moved = self._move(-priority, (maturity_at, id), count, looked_from)
+        if moved:
             self._rebuild()
+        return moved
 
-    def _move(self, priority: int, key: Key, count: int) -> bool:
+    def _move(self, priority: int, key: Key, count: int, seen_from: Segments) -> bool:
         """Whether the (negated) priority's watermark has moved; `count` tasks lie between."""
-        known = self._keys.get(priority)
-        if known is not None and known >= key:
+        known, start = self._keys.get(priority), seen_from.starts.get(priority)
+        if known is not None and (known >= key or (start is not None and known < start)):
             return False
         self._keys[priority] = key
         self._steps.setdefault(priority, _Steps()).add(key, count)
@@ -134,7 +138,7 @@ class Watermarks:
             lowest = max(self._keys)
             del self._keys[lowest], self._steps[lowest]
         known = sorted(self._keys)
-        segments = Segments([], [], [], [])
+        segments = Segments([], [], [], [], dict(self._keys))
         if known[0] > FIRST:
             _append(segments, FIRST, "-infinity", NIL, known[0] - 1)
         for priority, following in zip(known, [*known[1:], LAST + 1], strict=True):

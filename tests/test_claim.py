@@ -217,7 +217,9 @@ def parameters(name: str, connection: Row) -> dict[str, Any]:
             (priority,),
         ).fetchone()
         if row is not None:
-            watermarks.advance([Claimed("default", str(CLAIM), row[1], "note", 1, priority, row[0], now, "{}", None, None)], 200)
+            watermarks.advance(
+                [Claimed("default", str(CLAIM), row[1], "note", 1, priority, row[0], now, "{}", None, None)], 200, WHOLE
+            )
     segments = watermarks.segments()._asdict()
     slices = dict(zip(SLICES, map(list, zip(*watermarks.slices(), strict=True)), strict=True))
     claim = {"queue": "default", "types": ["note", "other"], "runner_id": RUNNER, "claim_id": CLAIM, "limit": 500}

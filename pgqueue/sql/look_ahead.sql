@@ -1,8 +1,8 @@
--- Where claims of one queue meet ready tasks that are not for this runner: for each segment that begins with such a one, how far the
--- watermark may be moved, to the first task of its types or to the last one walked. Walks ready tasks of one priority a segment, and
--- so many at most. Locks nothing. Parameters: queue, types, limit; the segments as in claim.sql: first_priorities (negated),
--- maturities, ids, last_priorities. Result: priority, maturity_at, id, walked_count, is_whole (all of that priority was walked).
-SELECT first.priority, passed.maturity_at, passed.id::text, passed.walked_count, passed.walked_count < %(limit)s::bigint AS is_whole
+-- Where claims of one queue meet ready tasks that are not for this runner: for each segment that begins with such a one, how far
+-- the watermark may be moved: to the first task of its types, or behind the last one walked. Walks ready tasks of one priority a
+-- segment, and so many at most. Locks nothing. Parameters: queue, types, limit; the segments as in claim.sql: first_priorities (negated),
+-- maturities, ids, last_priorities. Result: priority, maturity_at, id, walked_count, is_known (it is of its types).
+SELECT first.priority, passed.maturity_at, passed.id::text, passed.walked_count, passed.is_known
 FROM unnest(
     %(first_priorities)s::smallint[], %(maturities)s::timestamptz[], %(ids)s::uuid[], %(last_priorities)s::smallint[]
 ) AS segment (first_priority, maturity_at, id, last_priority)
@@ -25,7 +25,7 @@ CROSS JOIN LATERAL (
         LIMIT %(limit)s::bigint
     )
     (
-        SELECT walked.maturity_at, walked.id, 1 AS choice, (SELECT count(*) FROM walked) AS walked_count
+        SELECT walked.maturity_at, walked.id, true AS is_known, (SELECT count(*) FROM walked) AS walked_count
         FROM walked
         WHERE walked.is_known
         ORDER BY walked.maturity_at, walked.id
@@ -33,12 +33,12 @@ CROSS JOIN LATERAL (
     )
     UNION ALL
     (
-        SELECT walked.maturity_at, walked.id, 2 AS choice, (SELECT count(*) FROM walked) AS walked_count
+        SELECT walked.maturity_at, walked.id, false AS is_known, (SELECT count(*) FROM walked) AS walked_count
         FROM walked
         ORDER BY walked.maturity_at DESC, walked.id DESC
         LIMIT 1
     )
-    ORDER BY choice
+    ORDER BY is_known DESC
     LIMIT 1
 ) AS passed
 WHERE first.type <> ALL(%(types)s::text[])

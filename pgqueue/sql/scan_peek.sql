@@ -1,7 +1,8 @@
 -- Whether there are ready tasks of one queue behind the watermarks, for a runner that has no room for them now. Takes nothing; the
 -- lock on what it finds, which ends with the statement, tells what is free from what somebody else's lane is about to run.
 -- Parameters: as scan_head.sql, without runner_id, claim_id and limit.
--- Result: is_elected and the first key of each slice: priority, maturity_at, id; where there is none, one row with is_elected alone.
+-- Result: is_elected, spent_seconds (the server's time) and the first key of each slice: priority, maturity_at, id; where there is
+-- none, one row with the first two alone.
 WITH election AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock(hashtextextended('pgqueue scan ' || %(schema)s, 0)) AS is_elected
 ), found AS MATERIALIZED (
@@ -23,6 +24,8 @@ WITH election AS MATERIALIZED (
     ) AS first
     WHERE (SELECT is_elected FROM election)
 )
-SELECT election.is_elected, found.priority, found.maturity_at, found.id::text
+SELECT
+    election.is_elected, extract(epoch FROM clock_timestamp() - statement_timestamp())::float8 AS spent_seconds,
+    found.priority, found.maturity_at, found.id::text
 FROM election
 LEFT JOIN found ON true
