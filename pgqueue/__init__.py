@@ -31,13 +31,13 @@ from pgqueue.records import AttemptRecord, TaskPage, TaskRecord
 from pgqueue.registry import registry, set_default_queue, task
 from pgqueue.requests import Unique
 from pgqueue.retry import Retry
-from pgqueue.settings import Settings
 from pgqueue.states import Status
 from pgqueue.task import Task
 
 if TYPE_CHECKING:
     from pgqueue.client import AsyncQueue, AsyncTaskHandle, Queue, TaskHandle
     from pgqueue.recurring import Scheduler
+    from pgqueue.settings import Settings
     from pgqueue.worker import Observer, Runner, RunnerStats
 
 _LAZY = {
@@ -49,6 +49,7 @@ _LAZY = {
     "Runner": "pgqueue.worker",
     "RunnerStats": "pgqueue.worker",
     "Scheduler": "pgqueue.recurring",
+    "Settings": "pgqueue.settings",
 }
 
 __all__ = [
@@ -62,7 +63,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The clients and the runner are loaded when first asked for: they bring the driver along."""
+    """The clients and the runner are loaded when first asked for: they bring the driver along, and settings what reads them."""
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module 'pgqueue' has no attribute {name!r}")
