@@ -97,14 +97,15 @@ class Claiming:
                 continue
             want = self._want()
             following = self._next(want, number)
-            if following is not None:
-                try:
+            try:
+                if following is not None:
                     await self._round(lane, *following)
-                except (psycopg.Error, PgQueueError, OSError) as error:
-                    await self._wait_out(link, error)
+                    continue
+                if want and number == 0 and self._is_drained is not None and await self._is_drained():
+                    return
+            except (psycopg.Error, PgQueueError, OSError) as error:
+                await self._wait_out(link, error)
                 continue
-            if want and number == 0 and self._is_drained is not None and await self._is_drained():
-                return
             if want and number == 0 and self._turns.is_drowsy and self._listener is not None:
                 self._listener.rest()
             await self._look.wait(seen, self._turns.pause(time.monotonic()) if want and number == 0 else self._poll_seconds)
