@@ -266,10 +266,8 @@ SCANS = ("scan_head", "scan_peek", "look_ahead", "block_types", "free_types")
 
 @pytest.mark.parametrize("is_analyzed", [False, True], ids=["without statistics", "with statistics"])
 def test_hot_statements_use_the_indexes_at_50000_rows(is_analyzed: bool, large_table: Row) -> None:
-    if large_table.info.server_version < 160000:
-        pytest.xfail(
-            "PostgreSQL 15 plans settle and release as a bitmap scan of the whole queue here: correct, slower, to be mended"
-        )
+    if large_table.info.server_version < 160000 and not is_analyzed:
+        pytest.xfail("PostgreSQL 15 without statistics thinks that a queue holds few tasks, and reads all of them in a release")
     if is_analyzed:
         large_table.execute("ANALYZE pgqueue.task")
     found = {}

@@ -104,6 +104,7 @@ class Needing(Task):
         ({"tags": [""]}, "a tag takes a name"),
         ({"tags": [5]}, "a tag takes a name"),
         ({"tags": [str(n) for n in range(51)]}, "at most 50 labels"),
+        ({"claim": "lock"}, 'claim takes "lease" or nothing'),
         ({"executor": "thread"}, 'executor takes "process" or nothing'),
         ({"history": 1}, "history takes True or False"),
         ({"retention": timedelta(0)}, "retention takes a timedelta above zero"),

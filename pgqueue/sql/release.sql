@@ -12,7 +12,8 @@ WITH outcome AS MATERIALIZED (
 ), held AS MATERIALIZED (
     SELECT task.id, task.claim_id, task.cancel_requested_at IS NOT NULL AS is_cancelled
     FROM {schema}.task
-    WHERE task.queue = %(queue)s::text AND task.id = ANY(%(ids)s::uuid[]) AND task.status = 'running'
+    WHERE task.queue = %(queue)s::text AND task.id = ANY(%(ids)s::uuid[])
+        AND task.runner_id = %(runner_id)s::uuid
     ORDER BY task.id
     FOR UPDATE
 ), released AS (

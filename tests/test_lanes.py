@@ -1,0 +1,264 @@
+"""Lock first, lease later: what a lane's open transaction holds, and how it lets go of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+
+from pgqueue import AsyncQueue, Queue, Retry, Runner, Settings, Status, Task, task
+from pgqueue.paces import PROBATION_MIN, RUNS_MIN, Paces
+from tests.conftest import eventually
+from tests.programs import effects
+
+Row = psycopg.Connection[Any]
+PATIENCE = timedelta(milliseconds=50)
+
+
+def locking(dsn: str, settings: Settings, **options: Any) -> Runner:
+    return Runner(AsyncQueue(dsn, settings=settings), patience=PATIENCE, **options)
+
+
+def trusted(runner: Runner) -> None:
+    """Let the runner believe that it has measured its types, and that all of them are quick."""
+    paces = runner._running()._paces
+    for name in paces._types:
+        for _ in range(PROBATION_MIN * 2):
+            paces.observe(name, 0.0)
+    assert paces.any_quick
+
+
+async def test_quick_tasks_are_never_written_down_as_running_and_each_succeeds_once(
+    queue: Queue, migrated_database: str, settings: Settings, connection: Row
+) -> None:
+    runs: Counter[int] = Counter()
+
+    @task
+    class Quick(Task[int]):
+        number: int
+
+        async def run(self) -> int:
+            runs[self.number] += 1
+            return self.number
+
+    connection.execute("CREATE TABLE leased (id uuid)")
+    connection.execute(
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO leased VALUES (NEW.id); RETURN NEW; END $$"
+    )
+    connection.execute(
+        "CREATE TRIGGER note AFTER UPDATE ON pgqueue.task FOR EACH ROW WHEN (NEW.status = 'running') EXECUTE FUNCTION note()"
+    )
+    async with locking(migrated_database, settings) as runner:
+        trusted(runner)
+        handles = queue.enqueue_many([Quick(number=number) for number in range(2_000)])
+        await eventually(lambda: connection.execute("SELECT count(*) FROM pgqueue.history").fetchone() == (2_000,))
+    assert runs == Counter(range(2_000))
+    assert [handle.result(timeout=1) for handle in handles[::100]] == list(range(0, 2_000, 100))
+    assert connection.execute("SELECT DISTINCT attempt, status::text FROM pgqueue.history").fetchall() == [(1, "succeeded")]
+    assert connection.execute("SELECT count(*) FROM pgqueue.history WHERE claim_id IS NULL OR started_at IS NULL").fetchone() == (
+        0,
+    )
+    leased = connection.execute("SELECT count(*) FROM leased").fetchone()
+    assert leased is not None
+    assert leased[0] < 500
+
+
+async def test_a_task_that_outlives_the_patience_is_leased_and_its_neighbours_do_not_wait_for_it(
+    queue: Queue, migrated_database: str, settings: Settings
+) -> None:
+    go_on = asyncio.Event()
+
+    @task
+    class Moody(Task):
+        waits: bool = False
+
+        async def run(self) -> None:
+            if self.waits:
+                await go_on.wait()
+
+    async with locking(migrated_database, settings) as runner:
+        trusted(runner)
+        slow, *quick = queue.enqueue_many([Moody(waits=True), *[Moody() for _ in range(5)]])
+        await eventually(lambda: {handle.status() for handle in quick} == {Status.SUCCEEDED})
+        await eventually(lambda: slow.status() is Status.RUNNING)
+        go_on.set()
+        await eventually(lambda: slow.status() is Status.SUCCEEDED)
+    assert runner.stats().lost_leases == 0
+
+
+async def test_a_locked_task_that_fails_is_retried_and_then_dead(
+    queue: Queue, migrated_database: str, settings: Settings, connection: Row
+) -> None:
+    @task(retry=Retry(max_attempts=3, initial=timedelta(0), jitter=0))
+    class Failing(Task):
+        async def run(self) -> None:
+            raise ValueError(f"attempt {self.context.attempt}")
+
+    async with locking(migrated_database, settings) as runner:
+        trusted(runner)
+        handles = queue.enqueue_many([Failing() for _ in range(20)])
+        await eventually(lambda: {handle.status() for handle in handles} == {Status.DEAD})
+    assert connection.execute("SELECT attempt, count(*) FROM pgqueue.attempt GROUP BY 1 ORDER BY 1").fetchall() == [
+        (1, 20), (2, 20), (3, 20),
+    ]  # fmt: skip
+
+
+async def test_a_locked_task_that_opens_a_transaction_is_leased_first_and_its_effect_is_exactly_one(
+    queue: Queue, migrated_database: str, settings: Settings, connection: Row
+) -> None:
+    connection.execute(effects.TABLE)
+
+    @task
+    class Effective(Task):
+        async def run(self) -> None:
+            async with self.context.transaction() as own:
+                await own.execute(effects.INSERT, (self.context.task_id, 1))
+
+    @task
+    class InThread(Task):
+        def run(self) -> None:
+            with self.context.transaction() as own:
+                own.execute(effects.INSERT, (self.context.task_id, 2))
+
+    async with locking(migrated_database, settings) as runner:
+        trusted(runner)
+        handles = queue.enqueue_many([Effective() if number % 2 else InThread() for number in range(40)])
+        await eventually(lambda: {handle.status() for handle in handles} == {Status.SUCCEEDED})
+        assert set(runner._running()._paces.slow) == {"effective", "in-thread"}
+    assert connection.execute("SELECT count(*), count(DISTINCT task_id) FROM effect").fetchone() == (40, 40)
+    assert runner.stats().lost_leases == 0
+
+
+async def test_of_a_locked_batch_with_one_refused_row_only_the_culprit_is_dead(
+    queue: Queue, migrated_database: str, settings: Settings, connection: Row
+) -> None:
+    @task
+    class Numbered(Task):
+        number: int
+
+        async def run(self) -> None: ...
+
+    connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.payload ->> 'number' = '7' THEN RAISE EXCEPTION 'seven is refused' USING ERRCODE = '23514'; END IF; RETURN NEW; END $$"
+    )
+    connection.execute("CREATE TRIGGER refuse BEFORE INSERT ON pgqueue.history FOR EACH ROW EXECUTE FUNCTION refuse()")
+    async with locking(migrated_database, settings) as runner:
+        trusted(runner)
+        handles = queue.enqueue_many([Numbered(number=number) for number in range(50)])
+        await eventually(lambda: all(handle.status() in (Status.SUCCEEDED, Status.DEAD) for handle in handles))
+    assert [number for number, handle in enumerate(handles) if handle.status() is Status.DEAD] == [7]
+
+
+async def test_a_type_that_asks_for_leases_gets_them(queue: Queue, migrated_database: str, settings: Settings) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    @task(claim="lease")
+    class Dear(Task):
+        async def run(self) -> None:
+            started.set()
+            await go_on.wait()
+
+    @task
+    class Cheap(Task):
+        async def run(self) -> None: ...
+
+    async with locking(migrated_database, settings) as runner:
+        trusted(runner)
+        queue.enqueue(Cheap())
+        handle = queue.enqueue(Dear())
+        await asyncio.wait_for(started.wait(), 10)
+        assert handle.status() is Status.RUNNING
+        go_on.set()
+        await eventually(lambda: handle.status() is Status.SUCCEEDED)
+
+
+async def test_terminating_lanes_at_random_loses_nothing_and_settles_nothing_twice(
+    queue: Queue, migrated_database: str, settings: Settings, connection: Row
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    count = 5_000
+
+    @task
+    class Simply(Task):
+        async def run(self) -> None:
+            await asyncio.sleep(dice.choice([0, 0, 0.001]))
+
+    kill = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE 'pgqueue lane%%' AND random() < %s"
+    )
+    killed = 0
+    async with locking(migrated_database, settings) as runner:
+        trusted(runner)
+        queue.enqueue_many([Simply() for _ in range(count)])
+        for _ in range(50):
+            await asyncio.sleep(dice.uniform(0.0, 0.04))
+            row = connection.execute(kill, (dice.choice([0.5, 1.0]),)).fetchone()
+            killed += row[0] if row else 0
+        await eventually(lambda: connection.execute("SELECT count(*) FROM pgqueue.task").fetchone() == (0,), timeout=40)
+    assert killed > 10
+    assert connection.execute("SELECT count(*), count(DISTINCT id) FROM pgqueue.history").fetchone() == (count, count)
+    assert connection.execute("SELECT count(*) FROM pgqueue.dead_task").fetchone() == (0,)
+
+
+async def test_stopping_leaves_no_lane_open_and_gives_back_what_was_not_started(
+    queue: Queue, migrated_database: str, settings: Settings, connection: Row
+) -> None:
+    @task
+    class Short(Task):
+        async def run(self) -> None:
+            await asyncio.sleep(0.01)
+
+    async with locking(migrated_database, settings) as runner:
+        trusted(runner)
+        queue.enqueue_many([Short() for _ in range(1_000)])
+        await eventually(lambda: connection.execute("SELECT count(*) FROM pgqueue.history").fetchone() != (0,))
+    rows = connection.execute("SELECT status::text, runner_id, attempt, count(*) FROM pgqueue.task GROUP BY 1, 2, 3").fetchall()
+    assert [row[:3] for row in rows] == [("ready", None, 0)]
+    row = connection.execute("SELECT count(*) FROM pgqueue.history").fetchone()
+    assert row is not None
+    assert row[0] + rows[0][3] == 1_000
+
+
+# ── who is quick ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_type_starts_out_leased_and_is_trusted_once_measured() -> None:
+    paces = Paces(["a", "b"], patience_seconds=0.05, leased=["b"])
+    assert paces.slow == ["a", "b"]
+    for _ in range(RUNS_MIN + 1):
+        paces.observe("a", 0.001)
+        paces.observe("b", 0.001)
+    assert (paces.slow, paces.any_quick) == (["b"], True)
+
+
+def test_one_slow_run_sends_a_type_back_for_longer_each_time() -> None:
+    paces = Paces(["a"], patience_seconds=0.05)
+
+    def runs_until_quick() -> int:
+        count = 0
+        while not paces.any_quick:
+            paces.observe("a", 0.0)
+            count += 1
+        return count
+
+    first = runs_until_quick()
+    paces.observe("a", 0.06)
+    second = runs_until_quick()
+    paces.observe("a", 0.06)
+    third = runs_until_quick()
+    assert first < second < third
+
+
+def test_without_patience_nothing_is_quick() -> None:
+    paces = Paces(["a"], patience_seconds=0)
+    for _ in range(1_000):
+        paces.observe("a", 0.0)
+    assert not paces.any_quick
