@@ -28,7 +28,11 @@ from pgqueue.watermark import Slice, Watermarks
 
 logger = logging.getLogger("pgqueue.scan")
 SHARE = 0.1
-"""Part of the runner's time that scans may take."""
+"""Part of the runner's time that scans may take, and the blocking of strangers while it claims."""
+LOOK_SHARE = 0.9
+"""The same for looking ahead, which is due seldom: until it is done every claim walks the same strangers."""
+REST_SHARE = 0.5
+"""The same for blocking strangers while nothing is claimed, and for freeing them."""
 CLAIM_LIMIT = 100
 """Tasks that one scan takes at most. Lanes that claim at the same moment do not know of them."""
 PAUSE_MIN_SECONDS = 0.05
@@ -97,6 +101,8 @@ class HeadScan:
         self._on_ready = on_ready
         self._progress: dict[str, _Progress] = {}
         self._due_at: dict[tuple[str, str], float] = {}
+        self._rested_at: dict[str, float] = {}
+        self._moves: dict[str, tuple[int, float]] = {}
         self._hurried = asyncio.Event()
         self._server_seconds = 0.0
         """What the last scan cost. The server's time: on the loop of a busy runner an answer waits for its turn."""
@@ -111,40 +117,52 @@ class HeadScan:
     async def run(self, stop: asyncio.Event) -> None:
         """Scan until stopped, one statement at a time; outages are waited out."""
         while not stop.is_set():
-            pause = WATCH_SECONDS
             self._hurried.clear()
             try:
-                for queue in self._queues():
-                    pause = min(pause, await self.turn(queue, stop))
+                pause = await self.turn(stop)
             except (psycopg.Error, PgQueueError, OSError) as error:
                 logger.warning("a scan failed, trying on: %s", str(error).strip().partition("\n")[0])
                 await self._link.drop()
                 pause = FAILURE_PAUSE_SECONDS
             await _sleep(pause, stop, self._hurried)
 
-    async def turn(self, queue: str, stop: asyncio.Event) -> float:
-        """Whatever is due for this queue, each followed by the rest that its share asks for. Returns seconds until the next."""
-        jobs: dict[str, tuple[Callable[[str], Awaitable[float]], float]] = {
+    async def turn(self, stop: asyncio.Event) -> float:
+        """Whatever is due, queue by queue; a job rests after each statement as its share asks. Returns seconds until the next."""
+        next_at = time.monotonic() + WATCH_SECONDS
+        for queue in self._queues():
+            for name, (job, share) in self._jobs(queue).items():
+                started_at = time.monotonic()
+                due_at = max(self._due_at.get((queue, name), 0.0), self._rested_at.get(name, 0.0))
+                if stop.is_set() or started_at < due_at:
+                    next_at = min(next_at, due_at)
+                    continue
+                self._server_seconds = 0.0
+                pause = await job(queue)
+                now = time.monotonic()
+                spent = self._server_seconds if name == "scan" else now - started_at
+                self._rested_at[name] = now + spent * (1 / share - 1)
+                self._due_at[queue, name] = now + pause
+                next_at = min(next_at, max(self._due_at[queue, name], self._rested_at[name]))
+        return max(0.0, next_at - time.monotonic())
+
+    def _jobs(self, queue: str) -> dict[str, tuple[Callable[[str], Awaitable[float]], float]]:
+        """What there is to do for a queue, each with its part of the runner's time."""
+        strangers = self._strangers
+        return {
             "scan": (self.scan, SHARE),
-            "look": (self._strangers.look_ahead, self._strangers.LOOK_SHARE),
-            "block": (self._strangers.block, SHARE if self._is_claiming(queue) else self._strangers.REST_SHARE),
-            "free": (self._strangers.free, SHARE),
+            "look": (strangers.look_ahead, LOOK_SHARE),
+            "block": (strangers.block, SHARE if self._is_claiming(queue) else REST_SHARE),
+            "free": (strangers.free, REST_SHARE),
         }
-        for name, (job, share) in jobs.items():
-            started_at = time.monotonic()
-            if stop.is_set() or started_at < self._due_at.get((queue, name), 0.0):
-                continue
-            self._server_seconds = 0.0
-            pause = await job(queue)
-            now = time.monotonic()
-            self._due_at[queue, name] = now + pause
-            spent = self._server_seconds if name == "scan" else now - started_at
-            await _sleep(spent * (1 / share - 1), stop)
-        return max(0.0, min(self._due_at.get((queue, name), 0.0) for name in jobs) - time.monotonic())
 
     def _is_claiming(self, queue: str) -> bool:
-        progress = self._progress.get(queue)
-        return progress is not None and progress.move_count != self._watermarks[queue].move_count
+        """Whether watermarks have moved within the last second."""
+        move_count, now = self._watermarks[queue].move_count, time.monotonic()
+        seen_count, moved_at = self._moves.get(queue, (0, 0.0))
+        if move_count != seen_count:
+            moved_at = now
+            self._moves[queue] = move_count, moved_at
+        return now - moved_at < 1.0
 
     async def scan(self, queue: str) -> float:
         """One statement's worth of one queue. Returns seconds until the next."""

@@ -38,11 +38,6 @@ WARNED_MAX = 1_000
 class Strangers:
     """Passes by, blocks and frees for one runner. Each method is one statement for one queue, and returns the pause after it."""
 
-    LOOK_SHARE = 0.5
-    """Part of its time that looking ahead may take: every claim until then walks the same tasks."""
-    REST_SHARE = 0.5
-    """The same for blocking while nothing is claimed."""
-
     def __init__(
         self,
         sql: Statements,
