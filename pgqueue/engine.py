@@ -2,8 +2,8 @@
 
 Lane and slots, executor and completer carry a task from claim to history; promotion, sweeps and heart look after the queue on
 the side. `Runner` (worker.py) gives it a life: start, pause, stop, signals. Connections: one each for claiming, settling,
-promotion, sweeps and the heart, and two pools for `context.queue` and `context.transaction()`, opened when first used, that grow
-up to the number of slots.
+promotion, sweeps and upkeep, one for the heart where no supervisor beats, and two pools for `context.queue` and
+`context.transaction()`, opened when first used, that grow up to the number of slots.
 """
 
 from __future__ import annotations
@@ -14,26 +14,29 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 import psycopg
 
+from pgqueue.board import Board
 from pgqueue.completer import Completer, Settlement
 from pgqueue.context import Claimed
 from pgqueue.database import connection_parameters
 from pgqueue.errors import PgQueueError
 from pgqueue.executor import Executor
-from pgqueue.heart import Heart, Identity, Pulse
+from pgqueue.heart import Heart, HeartThread, Identity, Pulse
 from pgqueue.hooks import call_start_hooks, call_stop_hooks
+from pgqueue.inheritance import settle_outstayed, take_over
 from pgqueue.lane import Lane
 from pgqueue.link import Link
 from pgqueue.maintenance import Promotion, Sweeps
 from pgqueue.outcomes import Verdict
 from pgqueue.prefetch import Prefetch
 from pgqueue.processes import Processes, Setup
+from pgqueue.quarantine import Quarantine
 from pgqueue.readiness import check_schema, register_types
 from pgqueue.registry import Registry
 from pgqueue.services import RunnerServices
@@ -42,6 +45,7 @@ from pgqueue.slots import Slots
 from pgqueue.statements import statements
 from pgqueue.threads import Threads
 from pgqueue.turns import Turns
+from pgqueue.upkeep import Supervision, Upkeep, Upkept
 
 logger = logging.getLogger("pgqueue.runner")
 FAILURE_PAUSE_SECONDS = 0.2
@@ -52,7 +56,10 @@ FLUSH_SECONDS_MAX = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one runner is to do. `weights` None: all queues, later ones included; `types` are canonical names."""
+    """What one runner is to do. `weights` None: all queues, later ones included; `types` are canonical names.
+
+    `suspects_only`: run the tasks that crashed their process before, one at a time, until none is left.
+    """
 
     id: uuid.UUID
     name: str
@@ -60,6 +67,7 @@ class Assignment:
     weights: dict[str, int] | None
     types: list[str]
     drain: bool
+    suspects_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +82,21 @@ class Engine:
     """Made on the event loop it runs on, once. `prepare`, `start`, then wait for `ending`, then `finish`."""
 
     def __init__(
-        self, dsn: str, assignment: Assignment, *, settings: Settings, schema: str, registry: Registry, observer: Observer
+        self,
+        dsn: str,
+        assignment: Assignment,
+        *,
+        settings: Settings,
+        schema: str,
+        registry: Registry,
+        observer: Observer,
+        supervision: Supervision | None = None,
     ) -> None:
         self._assignment = assignment
         self._settings = settings
         self._registry = registry
         self._observer = observer
+        self._supervision = supervision
         self._sql = statements(schema)
         self._loop = asyncio.get_running_loop()
         self._stopping, self._look, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -88,11 +105,14 @@ class Engine:
         self.failed = False
         self.paused = False
         self.processed_count = self.failed_count = 0
+        self._taken_claim: str | None = None
         self._running: list[asyncio.Task[None]] = []
+        self._keeping: asyncio.Task[None] | None = None
         self._completing: asyncio.Task[None] | None = None
 
-        claim, settle, promotion, sweeps = (self._link(dsn, name) for name in ("claim", "settle", "promotion", "sweeps"))
-        self._links = (claim, settle, promotion, sweeps)
+        names = (f"claim {assignment.id}", "settle", "promotion", "sweeps", "upkeep")
+        self._links = claim, settle, promotion, sweeps, upkeep = tuple(self._link(dsn, name) for name in names)
+        self.board = Board.private(assignment.concurrency) if supervision is None else supervision.board
         self._claim_link = claim
         self._services = RunnerServices(
             dsn, assignment.id, concurrency=assignment.concurrency, settings=settings, schema=schema, registry=registry
@@ -111,12 +131,14 @@ class Engine:
                 registry,
                 threads=self._threads,
                 processes=self._processes,
+                board=self.board,
                 undecodable_delay=settings.undecodable_delay,
                 result_bytes_max=settings.max_payload_bytes,
             ),
             completer=self.completer,
             prefetch=self._prefetch,
             services=self._services,
+            board=self.board,
             on_room=self._room.set,
             on_start=observer.started,
         )
@@ -130,15 +152,26 @@ class Engine:
             on_discovered=self._on_discovered if self._turns.discovers else None,
         )
         self._sweeps = Sweeps(self._sql, sweeps, settings, self._retentions())
-        self._heart = Heart(
-            dsn,
+        self._upkeep = Upkeep(
             self._sql,
-            self._identity(),
-            self._pulse(),
-            lease=settings.lease,
+            upkeep,
+            self._upkept(),
+            self.board,
+            runner_id=assignment.id,
             heartbeat=settings.heartbeat,
             deadline=settings.statement_deadline,
         )
+        self._upkeep_link = upkeep
+        self._quarantine = Quarantine(
+            self._sql,
+            claim,
+            runner_id=assignment.id,
+            types=assignment.types,
+            queues=None if assignment.weights is None else list(assignment.weights),
+            offer=self.slots.offer,
+            idle=self.slots.idle,
+        )
+        self._heart = None if supervision is not None else self._own_heart(dsn)
 
     def _link(self, dsn: str, name: str) -> Link:
         parameters = connection_parameters(dsn, lease=self._settings.lease)
@@ -163,13 +196,40 @@ class Engine:
             concurrency=assignment.concurrency,
         )
 
-    def _pulse(self) -> Pulse:
-        return Pulse(
-            held_claims=self.slots.held_claims,
+    def _own_heart(self, dsn: str) -> HeartThread:
+        """Without a supervisor a thread has to beat."""
+        settings = self._settings
+
+        def make() -> Heart:
+            return Heart(
+                dsn,
+                self._sql,
+                lease=settings.lease,
+                heartbeat=settings.heartbeat,
+                deadline=settings.statement_deadline,
+                max_crashes=settings.max_crashes,
+                on_rescued=lambda count: self._soon(self._turns.wake),
+                on_peers=self._note_peers,
+            )
+
+        return HeartThread(make, Pulse(self._identity(), running_count=lambda: self.slots.active_count))
+
+    def _note_peers(self, count: int) -> None:
+        self.board.peers = count
+
+    def _upkept(self) -> Upkept:
+        return Upkept(
+            held_claims=self._held_claims,
             running_count=lambda: self.slots.active_count,
-            cancel=lambda requests: self._soon(self._cancel, requests),
-            gave_back=lambda count: self._soon(self._turns.wake),
+            processed_count=lambda: self.processed_count,
+            cancel=self._cancel,
+            gave_back=lambda count: self._turns.wake(),
         )
+
+    def _held_claims(self) -> list[str]:
+        """What is in hand, and what may be on its way."""
+        in_flight = (self._lane.in_flight, self._quarantine.in_flight, self._taken_claim)
+        return [*self.slots.held_claims(), *(claim for claim in in_flight if claim is not None)]
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -180,10 +240,22 @@ class Engine:
         await check_schema(self._claim_link, self._sql)
         await register_types(self._claim_link, self._sql, [self._registry.get(name) for name in self._assignment.types])
         await call_start_hooks(self._services.resources)
+        await self._take_over()
+
+    async def _take_over(self) -> None:
+        """What the child before us was killed over has failed: settle it so."""
+        if self._supervision is None:
+            return
+        taken = await take_over(self._upkeep_link, self._sql, self._supervision, runner_id=self._assignment.id)
+        for claimed in taken:
+            self._taken_claim = claimed.claim_id
+            self.completer.add(settle_outstayed(claimed, self._registry, self._services, self._settings.undecodable_delay))
 
     def start(self) -> None:
         """Begin to beat, to claim and to settle."""
-        self._heart.start()
+        if self._heart is not None:
+            self._heart.start()
+        self._keeping = asyncio.create_task(self._watched(self._upkeep.run()), name="pgqueue upkeep")
         parts = {
             "claims": self._claim_forever(),
             "promotion": self._promotion.run(self._stopping),
@@ -217,7 +289,11 @@ class Engine:
             await call_stop_hooks(self._services.resources)
         except Exception:
             logger.exception("a stop hook failed")
-        await asyncio.to_thread(self._heart.stop)
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+        if self._heart is not None:
+            await asyncio.to_thread(self._heart.stop)
         await self.close()
 
     async def close(self) -> None:
@@ -232,13 +308,18 @@ class Engine:
 
     async def _claim_forever(self) -> None:
         """Claim for free slots and a little ahead, queue by queue in turn; sleep when there is nothing."""
+        if self._assignment.suspects_only:
+            while not self._stopping.is_set() and await self._run_suspect():
+                pass
+            self.ending.set()
+            return
         while not self._stopping.is_set():
             want = min(self._prefetch.request(self.slots.in_hand), self._settings.claim_limit)
             if want == 0:
                 await _wait(self._room, self._settings.poll_interval.total_seconds())
             elif self.paused:
                 await _wait(self._look, self._settings.poll_interval.total_seconds())
-            elif not await self._claim_round(want):
+            elif not await self._claim_round(want) and not (self._is_alone and await self._run_suspect()):
                 if self._assignment.drain and await self._is_drained():
                     self.ending.set()
                     return
@@ -260,6 +341,20 @@ class Engine:
             if self._stopping.is_set():
                 break
         return total
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether a suspect may run in this very process, as no supervisor has another one for it and nothing else is in hand."""
+        return self._supervision is None and self.slots.in_hand == 0
+
+    async def _run_suspect(self) -> bool:
+        """Run a task that crashed its process before, and claim nothing else meanwhile. False: there is none."""
+        run = self._quarantine.run_one if self._assignment.suspects_only else self._quarantine.run_one_now_and_then
+        try:
+            return await run(self._stopping)
+        except (psycopg.Error, PgQueueError, OSError) as error:
+            await self._wait_out(error, "a look for suspects failed")
+            return False
 
     async def _is_drained(self) -> bool:
         """Nothing ready or running of our types in our queues, here or elsewhere."""
@@ -306,7 +401,7 @@ class Engine:
             self._turns.discover(queues)
             self._look.set()
 
-    def _cancel(self, requests: list[tuple[str, str]]) -> None:
+    def _cancel(self, requests: Sequence[tuple[str, str]]) -> None:
         for task_id, claim_id in requests:
             self.slots.cancel(task_id, claim_id)
 

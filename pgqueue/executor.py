@@ -10,6 +10,7 @@ import inspect
 import json
 import logging
 import random as random_module
+import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pgqueue import payload
+from pgqueue.board import OFF_BOARD, Board
 from pgqueue.context import Claimed, Context, Services
 from pgqueue.definition import TaskType
 from pgqueue.errors import PayloadError
@@ -56,13 +58,17 @@ _OWN_DIRECTORY = f"{Path(__file__).parent}/"
 class Attempt:
     """A running attempt: what the worker holds, to be able to stop it."""
 
-    __slots__ = ("_cancel_asked", "_stopped_for", "begun", "claimed", "context", "future", "keeps_history", "started_at")
+    __slots__ = (
+        "_cancel_asked", "_stopped_for", "begun", "claimed", "context", "future", "keeps_history", "position", "started_at",
+    )  # fmt: skip
 
     def __init__(self, claimed: Claimed, services: Services) -> None:
         self.claimed = claimed
         self.context = Context(claimed, services)
         self.future: asyncio.Task[None] | None = None
         self.started_at = 0.0
+        self.position = OFF_BOARD
+        """Where it stands on the board while it runs."""
         self._stopped_for: Outcome | None = None
         self._cancel_asked = False
         self.keeps_history = True
@@ -111,6 +117,7 @@ class Executor:
         *,
         threads: Threads,
         processes: Processes,
+        board: Board,
         undecodable_delay: timedelta,
         result_bytes_max: int,
         random: random_module.Random | None = None,
@@ -118,6 +125,7 @@ class Executor:
         self._registry = registry
         self._threads = threads
         self._processes = processes
+        self._board = board
         self._undecodable_seconds = undecodable_delay.total_seconds()
         self._result_bytes_max = result_bytes_max
         self._random = random or random_module.Random()
@@ -137,13 +145,16 @@ class Executor:
         try:
             task_type = self._registry.get(claimed.type)
             attempt.keeps_history = task_type.history
+            limit = time_limit(task_type, claimed)
+            # A process of its own is killed by this one; the supervisor minds what could hold up this loop.
+            deadline = 0.0 if limit is None or task_type.execution == "process" else time.monotonic() + limit
+            attempt.position = self._board.started(claimed, deadline)
             task = payload.decode(task_type, claimed.payload)
         except BaseException as error:  # validators are user code: they may raise anything
             return undecodable(claimed, error, self._undecodable_seconds)
         attach(task, context)
         running_context.set(context)
         try:
-            limit = time_limit(task_type, claimed)
             if task_type.execution == "process":
                 return await self._in_process(task_type, context, limit)
             result = await self._run(task_type, task, context, limit)

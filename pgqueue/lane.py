@@ -35,6 +35,8 @@ class Lane:
         self._head_scan_at: dict[str, float] = {}
         self.round_trip_seconds = 0.0
         """How long the last claim took."""
+        self.in_flight: str | None = None
+        """The claim whose answer may be on its way."""
 
     async def claim(self, queue: str, limit: int) -> list[Claimed]:
         """Up to `limit` tasks of this queue, in the order to run them. Commits. Raises what psycopg raises."""
@@ -73,7 +75,7 @@ class Lane:
         return time.monotonic() >= self._head_scan_at.get(queue, 0.0)
 
     async def _claim(self, queue: str, limit: int, segments: Segments) -> list[Claimed]:
-        claim_id = str(uuid.uuid4())
+        self.in_flight = claim_id = str(uuid.uuid4())
         connection = await self._link.connection()
         started_at = time.monotonic()
         cursor = connection.cursor(binary=True)

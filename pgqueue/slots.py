@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
+from pgqueue.board import Board
 from pgqueue.completer import Completer, Settlement
 from pgqueue.context import Claimed, Services
 from pgqueue.executor import Attempt, Executor
@@ -31,6 +32,7 @@ class Slots:
         completer: Completer,
         prefetch: Prefetch,
         services: Services,
+        board: Board,
         on_room: Callable[[], None],
         on_start: Callable[[Claimed], None] | None = None,
     ) -> None:
@@ -39,6 +41,7 @@ class Slots:
         self._completer = completer
         self._prefetch = prefetch
         self._services = services
+        self._board = board
         self._on_room = on_room
         self._on_start = on_start
         self._buffer: deque[Claimed] = deque()
@@ -151,6 +154,7 @@ class Slots:
             outcome = await self._executor.execute(attempt)
         except BaseException as error:
             outcome = self._executor.escaped(attempt, error)
+        self._board.ended(attempt.position)
         claimed = attempt.claimed
         del self._active[claimed]
         self._prefetch.observe_duration(time.perf_counter() - attempt.started_at)

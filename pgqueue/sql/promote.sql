@@ -1,5 +1,5 @@
 -- Make due tasks of one queue ready, earliest first; rows that another runner is promoting are skipped. A type put in by hand
--- under another spelling gets its canonical name. Parameters: queue, limit, now.
+-- under another spelling gets its canonical name. A suspect (rescue.sql) waits to run alone again. Parameters: queue, limit, now.
 -- Result: one row: count, whether there may be more, and the first key of the promoted in the order of claims (priority
 -- negated, maturity_at, id) so that the promoter's own watermarks can go back to them.
 WITH due AS (
@@ -10,7 +10,8 @@ WITH due AS (
     FOR UPDATE SKIP LOCKED
 ), promoted AS (
     UPDATE {schema}.task AS task
-    SET status = 'ready', updated_at = clock_timestamp(),
+    SET status = CASE WHEN task.crashes >= 2 THEN 'blocked' ELSE 'ready' END::{schema}.status,
+        blocked_on = CASE WHEN task.crashes >= 2 THEN 'suspect' END, updated_at = clock_timestamp(),
         type = CASE
             WHEN task.type = ANY(%(types)s::text[]) THEN task.type
             ELSE coalesce(
