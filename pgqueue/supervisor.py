@@ -278,7 +278,8 @@ class Supervisor:
         asyncio.get_running_loop().remove_reader(child.pipe.fileno())
         child.close()
         if child.killed_for is not None:
-            logger.error("%s was killed: %s", child.name, child.killed_for)
+            # One that had not begun to work is no loss: why it all ends is said elsewhere.
+            logger.log(logging.ERROR if child.is_ready else logging.DEBUG, "%s was killed: %s", child.name, child.killed_for)
         elif crashed:
             logger.error("%s ended with %s; it was running %s tasks", child.name, exit_text(child.exit_code), len(started))
         if not self._is_inherited(child):
