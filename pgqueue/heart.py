@@ -29,6 +29,8 @@ from pgqueue.watch import Watch
 
 logger = logging.getLogger("pgqueue.heart")
 RESCUE_BATCH = 1_000
+RETRY_SECONDS_MAX = 1.0
+"""A beat that failed is tried again after so long, if not sooner."""
 DEADLINE_SHARE = 1 / 3
 """The longest a statement of the heart may take, as a part of the lease: a beat that hangs must leave time for another."""
 
@@ -102,15 +104,17 @@ class Heart:
         """Beat for whom `pulses` names, until stopped."""
         while not stop.is_set():
             self._hurry.clear()
+            pause = min(RETRY_SECONDS_MAX, self._heartbeat_seconds)
             try:
                 await self.beat(pulses())
                 await self.watch()
+                pause = self._heartbeat_seconds
             except (psycopg.Error, PgQueueError, OSError) as error:
                 logger.warning("a heartbeat failed, trying on: %s", str(error).strip().partition("\n")[0])
                 await self._link.drop()
             except Exception:  # without a heart the runner would lose its tasks to others
                 logger.exception("a heartbeat failed, trying on")
-            await self._sleep(stop, self._heartbeat_seconds * random.uniform(0.9, 1.0))
+            await self._sleep(stop, pause * random.uniform(0.9, 1.0))
 
     def hurry(self) -> None:
         """Beat now: there is somebody new. On the heart's loop."""
@@ -118,11 +122,11 @@ class Heart:
 
     async def beat(self, pulses: Sequence[Pulse]) -> None:
         """One beat for each. Raises what psycopg raises."""
-        for pulse in pulses:
-            if not pulse.may_beat():
-                continue
+        beating = [pulse for pulse in pulses if pulse.may_beat()]
+        for pulse in beating:  # all of them: the first one that fails ends the round
             if pulse.trying_since is None:
                 pulse.trying_since = time.monotonic()
+        for pulse in beating:
             await self._link.rows(self._sql.beat(**pulse.identity.parameters(), running_count=pulse.running_count()))
             pulse.beat_at, pulse.trying_since = time.monotonic(), None
 

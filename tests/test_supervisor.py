@@ -102,9 +102,7 @@ def test_drain_waits_for_suspects_too(queue: Queue, connection: Row, start: Star
     assert number(connection, "SELECT count(*) FROM pgqueue.runner") == 0
 
 
-def test_the_tasks_of_a_killed_child_run_again_at_once_and_spend_no_attempt(
-    queue: Queue, connection: Row, start: Start
-) -> None:
+def test_the_tasks_of_a_killed_child_run_again_at_once_and_spend_no_attempt(queue: Queue, connection: Row, start: Start) -> None:
     # With this lease, whoever waited for a rescue would wait for too long.
     queue.enqueue_many([hazards.Innocent(seconds=1.0) for _ in range(10)])
     runner = start("--lease", "60s", "--heartbeat", "500ms")

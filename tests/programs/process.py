@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 class RunnerProcess:
     """One runner, in a process group of its own, and what it logged."""
 
-    def __init__(self, dsn: str, log: Path, *flags: str, tasks: str = "tests.programs.effects", wrapper: Sequence[str] = ()) -> None:
+    def __init__(
+        self, dsn: str, log: Path, *flags: str, tasks: str = "tests.programs.effects", wrapper: Sequence[str] = ()
+    ) -> None:
         self._log = log
         quick = ["--lease", "3s", "--heartbeat", "500ms", "--poll-interval", "50ms"]
         command = [sys.executable, "-m", "pgqueue.runner", "--dsn", dsn, "--tasks", tasks, *quick, *flags]
