@@ -47,6 +47,7 @@ class Claiming:
         poll_seconds: float,
         lane_count: Callable[[], int] = lambda: 1,
         is_drained: Callable[[], Awaitable[bool]] | None = None,
+        run_alone: Callable[[], Awaitable[bool]] | None = None,
         on_settled: Callable[[Settlement, bool], None] = lambda settlement, is_ours: None,
         on_lane: Callable[[float], None] = lambda opened_at: None,
         listener: Listener | None = None,
@@ -61,6 +62,7 @@ class Claiming:
         self._poll_seconds = poll_seconds
         self._lane_count = lane_count
         self._is_drained = is_drained
+        self._run_alone = run_alone
         self._on_settled = on_settled
         self._on_lane = on_lane
         self._listener = listener
@@ -74,6 +76,10 @@ class Claiming:
     def lanes(self) -> int:
         """How many there are at most."""
         return len(self._lanes)
+
+    def in_flight(self) -> list[str]:
+        """The claims whose answers may be on their way."""
+        return [claim_id for lane, _ in self._lanes for claim_id in lane.in_flight]
 
     def look(self) -> None:
         """Look at the queues now: there may be tasks, or room."""
@@ -100,6 +106,8 @@ class Claiming:
             try:
                 if following is not None:
                     await self._round(lane, *following)
+                    continue
+                if want and number == 0 and self._run_alone is not None and await self._run_alone():
                     continue
                 if want and number == 0 and self._is_drained is not None and await self._is_drained():
                     return

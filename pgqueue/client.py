@@ -132,7 +132,7 @@ class Queue(_Client[Pool]):
 
         delay (from now) or at (an aware datetime); expires: not started by then, it is cancelled; unique, idempotency_key: a
         duplicate gives the existing task's handle with `created` False; timeout, retry, priority, queue, tags override the type.
-        notify=False: sleeping runners are not told, for a transaction that is to be PREPAREd. With `connection` (psycopg) it joins
+        notify=False: sleeping runners are not told, for a transaction that is to be PREPAREd. With `connection` it joins
         that transaction and never commits; without, it has committed when it returns.
         Raises ConfigurationError, PayloadError, EnqueueConflict, SchemaError, DatabaseUnavailable.
         """

@@ -71,6 +71,16 @@ def duration(text: str) -> timedelta:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def size(text: str) -> int:
+    """`512MB` as argparse wants its types to fail."""
+    from pgqueue.sizes import parse_size
+
+    try:
+        return parse_size(text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def load_settings(arguments: argparse.Namespace) -> Settings:
     """The settings with the flags on top: those whose name is a setting's, whatever parser they come from."""
     from pgqueue.settings import Settings, load

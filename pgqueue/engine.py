@@ -1,9 +1,9 @@
 """The engine of one runner: its parts, wired together, and the loop that claims.
 
-Lanes and slots, executor and completer carry a task from claim to history; promotion, sweeps and heart look after the queue on
-the side. `Runner` (worker.py) gives it a life: start, pause, stop, signals. Connections: one each for every lane, scans,
-settling, promotion, sweeps and the heart, and two pools for `context.queue` and `context.transaction()`, opened when first used,
-that grow up to the number of slots.
+Lanes and slots, executor and completer carry a task from claim to history; promotion, sweeps and scans look after the queue on
+the side, upkeep after the runner itself. `Runner` (worker.py) gives it a life: start, pause, stop, signals. Connections: one each
+for every lane, scans, settling, promotion, sweeps, notices and upkeep, one for the heart where no supervisor beats, and two pools
+for `context.queue` and `context.transaction()`, opened when first used, that grow up to the number of slots.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+import psycopg
+
+from pgqueue.board import Board
 from pgqueue.claiming import Claiming
 from pgqueue.completer import Completer, Settlement
 from pgqueue.context import Claimed
 from pgqueue.database import AsyncConnection, connection_parameters
+from pgqueue.errors import PgQueueError
 from pgqueue.executor import Executor
-from pgqueue.heart import Heart, Identity, Pulse
+from pgqueue.heart import Heart, HeartThread, Identity, Pulse
 from pgqueue.hooks import call_start_hooks, call_stop_hooks
+from pgqueue.inheritance import settle_outstayed, take_over
 from pgqueue.lane import Lane
 from pgqueue.link import Link
 from pgqueue.listener import Listener
@@ -33,6 +38,7 @@ from pgqueue.outcomes import Verdict
 from pgqueue.paces import Paces
 from pgqueue.prefetch import Prefetch
 from pgqueue.processes import Processes, Setup
+from pgqueue.quarantine import Quarantine
 from pgqueue.readiness import check_schema, register_types
 from pgqueue.registry import Registry
 from pgqueue.scan import HeadScan
@@ -43,6 +49,7 @@ from pgqueue.statements import statements
 from pgqueue.strangers import Strangers
 from pgqueue.threads import Threads
 from pgqueue.turns import Turns
+from pgqueue.upkeep import Supervision, Upkeep, Upkept
 from pgqueue.watermark import QueueWatermarks
 
 logger = logging.getLogger("pgqueue.runner")
@@ -57,6 +64,7 @@ class Assignment:
     """What one runner is to do. `weights` None: all queues, later ones included; `types` are canonical names.
 
     patience_seconds: how long a row lock may stand for a claim; 0: every task is leased at once.
+    `suspects_only`: run the tasks that crashed their process before, one at a time, until none is left.
     """
 
     id: uuid.UUID
@@ -66,6 +74,7 @@ class Assignment:
     types: list[str]
     drain: bool
     patience_seconds: float = 0.0
+    suspects_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +89,21 @@ class Engine:
     """Made on the event loop it runs on, once. `prepare`, `start`, then wait for `ending`, then `finish`."""
 
     def __init__(
-        self, dsn: str, assignment: Assignment, *, settings: Settings, schema: str, registry: Registry, observer: Observer
+        self,
+        dsn: str,
+        assignment: Assignment,
+        *,
+        settings: Settings,
+        schema: str,
+        registry: Registry,
+        observer: Observer,
+        supervision: Supervision | None = None,
     ) -> None:
         self._assignment = assignment
         self._settings = settings
         self._registry = registry
         self._observer = observer
+        self._supervision = supervision
         self._sql = statements(schema)
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
@@ -93,13 +111,16 @@ class Engine:
         """Set when there is nothing left to do: drained, or a part has failed."""
         self.failed = False
         self.processed_count = self.failed_count = 0
+        self._taken_claim: str | None = None
         self._running: list[asyncio.Task[None]] = []
+        self._keeping: asyncio.Task[None] | None = None
         self._completing: asyncio.Task[None] | None = None
 
-        names = ("scan", "settle", "promotion", "sweeps", "listener")
-        scan, settle, promotion, sweeps, notices = (self._link(dsn, name) for name in names)
+        names = ("scan", "settle", "promotion", "sweeps", "listener", "upkeep")
+        scan, settle, promotion, sweeps, notices, upkeep = (self._link(dsn, name) for name in names)
         lanes = [self._link(dsn, f"lane {assignment.id}") for _ in range(LANES if assignment.patience_seconds > 0 else 1)]
-        self._links = (*lanes, scan, settle, promotion, sweeps, notices)
+        self._links = (*lanes, scan, settle, promotion, sweeps, upkeep, notices)
+        self.board = Board.private(assignment.concurrency) if supervision is None else supervision.board
         self._claim_link = lanes[0]
         self._services = RunnerServices(
             dsn,
@@ -125,12 +146,14 @@ class Engine:
                 registry,
                 threads=self._threads,
                 processes=self._processes,
+                board=self.board,
                 undecodable_delay=settings.undecodable_delay,
                 result_bytes_max=settings.max_payload_bytes,
             ),
             completer=self.completer,
             prefetch=self._prefetch,
             services=self._services,
+            board=self.board,
             paces=self._paces if assignment.patience_seconds > 0 else None,
             on_room=lambda: self._claiming.look(),
             on_start=observer.started,
@@ -151,6 +174,8 @@ class Engine:
             is_drained=self._is_drained if assignment.drain else None,
             on_settled=self._tell,
             listener=self._listener,
+            run_alone=self._run_alone if supervision is None else None,
+            on_lane=self.board.lane_open_since,
         )
         self._promotion = Promotion(
             self._sql,
@@ -164,15 +189,26 @@ class Engine:
         )
         self._scan = self._head_scan(scan)
         self._sweeps = Sweeps(self._sql, sweeps, settings, self._retentions())
-        self._heart = Heart(
-            dsn,
+        self._upkeep = Upkeep(
             self._sql,
-            self._identity(),
-            self._pulse(),
-            lease=settings.lease,
+            upkeep,
+            self._upkept(),
+            self.board,
+            runner_id=assignment.id,
             heartbeat=settings.heartbeat,
             deadline=settings.statement_deadline,
         )
+        self._upkeep_link = upkeep
+        self._quarantine = Quarantine(
+            self._sql,
+            self._claim_link,
+            runner_id=assignment.id,
+            types=assignment.types,
+            queues=None if assignment.weights is None else list(assignment.weights),
+            offer=self.slots.offer,
+            idle=self.slots.idle,
+        )
+        self._heart = None if supervision is not None else self._own_heart(dsn)
 
     def _link(self, dsn: str, name: str) -> Link:
         parameters = connection_parameters(dsn, lease=self._settings.lease)
@@ -200,10 +236,17 @@ class Engine:
             watermarks=watermarks,
             queues=lambda: self._turns.queues,
             strangers=Strangers(self._sql, link, types=types, delay=delay, watermarks=watermarks, on_ready=self._on_ready),
-            room=lambda: None if self.paused or self._stopping.is_set() else self._prefetch.room(self.slots.in_hand),
+            room=self._room,
             on_claimed=self.slots.offer,
             on_ready=self._on_ready,
         )
+
+    def _room(self) -> int | None:
+        """How many tasks a scan may claim; None: none at all."""
+        is_alone = self._assignment.suspects_only or self._quarantine.is_busy
+        if self.paused or is_alone or self._stopping.is_set():
+            return None
+        return self._prefetch.room(self.slots.in_hand)
 
     def _lane_limits(self, connection: AsyncConnection) -> dict[str, str]:
         """A lane's transaction must not outlive the lease, whatever became of its holder."""
@@ -237,13 +280,41 @@ class Engine:
             concurrency=assignment.concurrency,
         )
 
-    def _pulse(self) -> Pulse:
-        return Pulse(
-            held_claims=self.slots.held_claims,
+    def _own_heart(self, dsn: str) -> HeartThread:
+        """Without a supervisor a thread has to beat."""
+        settings = self._settings
+
+        def make() -> Heart:
+            return Heart(
+                dsn,
+                self._sql,
+                lease=settings.lease,
+                heartbeat=settings.heartbeat,
+                deadline=settings.statement_deadline,
+                max_crashes=settings.max_crashes,
+                on_rescued=lambda count: self._soon(self._turns.wake),
+                on_peers=self._note_peers,
+            )
+
+        return HeartThread(make, Pulse(self._identity(), running_count=lambda: self.slots.active_count))
+
+    def _note_peers(self, count: int) -> None:
+        self.board.peers = count
+
+    def _upkept(self) -> Upkept:
+        return Upkept(
+            held_claims=self._held_claims,
             running_count=lambda: self.slots.active_count,
-            cancel=lambda requests: self._soon(self._cancel, requests),
-            gave_back=lambda count: self._soon(self.wake),
+            processed_count=lambda: self.processed_count,
+            cancel=self._cancel,
+            gave_back=lambda count: self.wake(),
         )
+
+    def _held_claims(self) -> list[str]:
+        """What is in hand, and what may be on its way."""
+        asked = (self._quarantine.in_flight, self._scan.in_flight, self._taken_claim)
+        in_flight = [*self._claiming.in_flight(), *(claim for claim in asked if claim is not None)]
+        return [*self.slots.held_claims(), *in_flight]
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -254,10 +325,22 @@ class Engine:
         await check_schema(self._claim_link, self._sql)
         await register_types(self._claim_link, self._sql, [self._registry.get(name) for name in self._assignment.types])
         await call_start_hooks(self._services.resources)
+        await self._take_over()
+
+    async def _take_over(self) -> None:
+        """What the child before us was killed over has failed: settle it so."""
+        if self._supervision is None:
+            return
+        taken = await take_over(self._upkeep_link, self._sql, self._supervision, runner_id=self._assignment.id)
+        for claimed in taken:
+            self._taken_claim = claimed.claim_id
+            self.completer.add(settle_outstayed(claimed, self._registry, self._services, self._settings.undecodable_delay))
 
     def start(self) -> None:
         """Begin to beat, to claim and to settle."""
-        self._heart.start()
+        if self._heart is not None:
+            self._heart.start()
+        self._keeping = asyncio.create_task(self._watched(self._upkeep.run()), name="pgqueue upkeep")
         lanes = {f"lane {number}": self._claim_forever(number) for number in range(self._claiming.lanes)}
         parts = {
             **lanes,
@@ -305,7 +388,11 @@ class Engine:
             await call_stop_hooks(self._services.resources)
         except Exception:
             logger.exception("a stop hook failed")
-        await asyncio.to_thread(self._heart.stop)
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+        if self._heart is not None:
+            await asyncio.to_thread(self._heart.stop)
         await self.close()
 
     async def close(self) -> None:
@@ -319,9 +406,30 @@ class Engine:
     # ── claiming ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _claim_forever(self, number: int) -> None:
-        await self._claiming.run(number)
+        if self._assignment.suspects_only:
+            await self._run_suspects()
+        else:
+            await self._claiming.run(number)
         if not self._stopping.is_set():
             self.ending.set()
+
+    async def _run_suspects(self) -> None:
+        """Run the tasks that crashed their process before, one at a time, until there is none or the runner is stopped."""
+        while not self._stopping.is_set():
+            try:
+                if not await self._quarantine.run_one(self._stopping):
+                    return
+            except (psycopg.Error, PgQueueError, OSError) as error:
+                logger.warning("a look for suspects failed, trying on: %s", str(error).strip().partition("\n")[0])
+                await self._claim_link.drop()
+                await self._claim_link.wait_until_up(stop=self._stopping)
+
+    async def _run_alone(self) -> bool:
+        """Run a suspect in this very process, where no supervisor has another one for it and nothing else is in hand.
+
+        False: there was none.
+        """
+        return self.slots.in_hand == 0 and await self._quarantine.run_one_now_and_then(self._stopping)
 
     async def _is_drained(self) -> bool:
         """Nothing ready or running of our types in our queues, here or elsewhere."""
@@ -377,7 +485,7 @@ class Engine:
             self._turns.discover(queues)
             self._claiming.look()
 
-    def _cancel(self, requests: list[tuple[str, str]]) -> None:
+    def _cancel(self, requests: Sequence[tuple[str, str]]) -> None:
         for task_id, claim_id in requests:
             self.slots.cancel(task_id, claim_id)
 

@@ -11,6 +11,7 @@ import inspect
 import json
 import logging
 import random as random_module
+import time
 import traceback
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pgqueue import payload
+from pgqueue.board import OFF_BOARD, Board
 from pgqueue.context import Claimed, Context, Services
 from pgqueue.definition import TaskType
 from pgqueue.errors import PayloadError
@@ -59,8 +61,8 @@ class Attempt:
     """A running attempt: what the worker holds, to be able to stop it."""
 
     __slots__ = (
-        "_cancel_asked", "_stopped_for", "claimed", "context", "keeps_history", "outcome", "rest", "slot", "started_at",
-        "variables",
+        "_cancel_asked", "_stopped_for", "claimed", "context", "keeps_history", "outcome", "position", "rest", "slot",
+        "started_at", "variables",
     )  # fmt: skip
 
     def __init__(self, claimed: Claimed, services: Services) -> None:
@@ -76,6 +78,8 @@ class Attempt:
         """What it came to, where it ended without waiting for anything."""
         self.rest: Coroutine[Any, Any, Outcome] | None = None
         """What is left of it, where it did not."""
+        self.position = OFF_BOARD
+        """Where it stands on the board while it runs."""
         self._stopped_for: Outcome | None = None
         self._cancel_asked = False
 
@@ -121,6 +125,7 @@ class Executor:
         *,
         threads: Threads,
         processes: Processes,
+        board: Board,
         undecodable_delay: timedelta,
         result_bytes_max: int,
         random: random_module.Random | None = None,
@@ -128,6 +133,7 @@ class Executor:
         self._registry = registry
         self._threads = threads
         self._processes = processes
+        self._board = board
         self._undecodable_seconds = undecodable_delay.total_seconds()
         self._result_bytes_max = result_bytes_max
         self._random = random or random_module.Random()
@@ -148,6 +154,10 @@ class Executor:
         try:
             task_type = self._registry.get(claimed.type)
             attempt.keeps_history = task_type.history
+            limit = time_limit(task_type, claimed)
+            # A process of its own is killed by this one; the supervisor minds what could hold up this loop.
+            deadline = 0.0 if limit is None or task_type.execution == "process" else time.monotonic() + limit
+            attempt.position = self._board.started(claimed, deadline)
             task = payload.decode(task_type, claimed.payload)
         except BaseException as error:  # validators are user code: they may raise anything
             attempt.outcome = undecodable(claimed, error, self._undecodable_seconds)
@@ -155,7 +165,6 @@ class Executor:
         attach(task, context)
         running_context.set(context)
         try:
-            limit = time_limit(task_type, claimed)
             if limit is not None or task_type.execution != "async":
                 attempt.rest = self._concluded(attempt, task_type, task, self._run(task_type, task, context, limit))
                 return

@@ -106,6 +106,8 @@ class Lane:
         self._segments = WHOLE
         self.round_trip_seconds = 0.0
         """How long the last claim took."""
+        self.in_flight: tuple[str, ...] = ()
+        """The claims whose answer may be on its way."""
 
     # ── by lease ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -116,6 +118,7 @@ class Lane:
 
     async def _claim(self, queue: str, limit: int, segments: Segments) -> list[Claimed]:
         claim_id = str(uuid.uuid4())
+        self.in_flight = (claim_id,)
         connection = await self._link.connection()
         started_at = time.monotonic()
         cursor = connection.cursor(binary=True)
@@ -181,6 +184,7 @@ class Lane:
             self._lease(exchange, opened, closing)
             committed = exchange.add("COMMIT")
         claim_id = str(uuid.uuid4())
+        self.in_flight = (claim_id,) if opened is None else (opened.claim_id, claim_id)
         if following is not None:
             exchange.add(BEGIN)
             self._bound(exchange)

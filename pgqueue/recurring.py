@@ -30,7 +30,7 @@ import psycopg
 from pgqueue.client import AsyncQueue, Queue
 from pgqueue.database import Rows, connection_parameters, is_lost
 from pgqueue.errors import ConfigurationError, DatabaseUnavailable, PgQueueError
-from pgqueue.heart import Heart, Identity, Pulse
+from pgqueue.heart import Heart, HeartThread, Identity, Pulse
 from pgqueue.link import Link
 from pgqueue.loops import drive
 from pgqueue.preparation import new_id
@@ -150,15 +150,18 @@ class Scheduler:
             types=None,
             concurrency=0,
         )
-        self._heart = Heart(
-            dsn,
-            self._sql,
-            identity,
-            Pulse(),
-            lease=settings.lease,
-            heartbeat=settings.heartbeat,
-            deadline=settings.statement_deadline,
-        )
+
+        def make() -> Heart:
+            return Heart(
+                dsn,
+                self._sql,
+                lease=settings.lease,
+                heartbeat=settings.heartbeat,
+                deadline=settings.statement_deadline,
+                max_crashes=settings.max_crashes,
+            )
+
+        self._heart = HeartThread(make, Pulse(identity))
 
     async def _come_up(self) -> None:
         """All that needs the database before the first firing. A connection lost on the way is replaced, within the timeout."""

@@ -1,7 +1,7 @@
 """`python -m pgqueue.runner`: run tasks until told to stop.
 
 SIGTERM or SIGINT: claim no more, finish what runs for up to --shutdown-timeout, give back the rest, exit 0; a second one: now.
-Exit codes: see doors.py. The work itself is `worker.Runner`'s.
+Exit codes: see doors.py. This process is the supervisor (supervisor.py); the work is done by its children (child.py).
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
         help="a queue to serve, with its share of the turns; repeatable (all queues)",
     )
     add("--type", action="append", metavar="NAME", help="a task type to run; repeatable (all that --tasks defines)")
-    add("--concurrency", type=int, metavar="N", help="tasks that run at a time (10)")
+    add("--concurrency", type=int, metavar="N", help="tasks that run at a time in each process (10)")
+    add("--processes", type=int, metavar="N", help="child processes (1)")
     add(
         "--patience",
         type=doors.duration,
@@ -52,31 +53,24 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--no-listen", dest="listen", action="store_false", default=None, help="find tasks by polling only")
     add("--drain", action="store_true", help="end once nothing is ready or running")
     add("--shutdown-timeout", type=doors.duration, metavar="TIME", help="how long running tasks may finish (30s)")
+    add("--max-tasks-per-process", type=int, metavar="N", help="replace a child process after about so many tasks (never)")
+    add("--max-memory", type=doors.size, metavar="SIZE", help="replace a child process that takes up more, e.g. 512MB (never)")
+    add("--kill-grace", type=doors.duration, metavar="TIME", help="kill a child so long after it should have ended (5s)")
+    add("--max-crashes", type=int, metavar="N", help="a task is dead once it crashed its process so often alone (3)")
     return result
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Discover the tasks, then run them. Raises PgQueueError before anything is started."""
+    """Start children that run the tasks, and keep them at it. Raises PgQueueError for what they cannot work with."""
     settings = doors.load_settings(arguments)
     doors.setup_logging(settings)
     weights = None if arguments.queue is None else queue_weights(arguments.queue)
 
-    from pgqueue.client import AsyncQueue
-    from pgqueue.discovery import discover
-    from pgqueue.worker import Observer, Runner
+    from pgqueue.child import serve
+    from pgqueue.children import Order
+    from pgqueue.supervisor import Supervisor
 
-    discover(settings.tasks)
-    runner = Runner(
-        AsyncQueue(settings=settings),
-        name=arguments.name,
-        queues=weights,
-        types=arguments.type,
-        drain=arguments.drain,
-        settings=settings,
-        observer=Observer(settled=log_outcome),
-        patience=settings.patience,
-    )
-    runner.run()
+    Supervisor(Order(settings, arguments.name, weights, arguments.type, arguments.drain), serve).run()
 
 
 def queue_weights(values: Sequence[str]) -> dict[str, int]:

@@ -104,6 +104,8 @@ class HeadScan:
         self._rested_at: dict[str, float] = {}
         self._moves: dict[str, tuple[int, float]] = {}
         self._hurried = asyncio.Event()
+        self.in_flight: str | None = None
+        """The claim whose answer may be on its way."""
         self._server_seconds = 0.0
         """What the last scan cost. The server's time: on the loop of a busy runner an answer waits for its turn."""
 
@@ -214,7 +216,7 @@ class HeadScan:
 
     async def _claim(self, queue: str, slices: Sequence[Slice], limit: int) -> list[tuple[int, Any, str]] | None:
         """Take what is there. Returns the keys; None: another runner is scanning."""
-        claim_id = str(uuid.uuid4())
+        self.in_flight = claim_id = str(uuid.uuid4())
         rows = await self._execute(
             self._sql.scan_head.text, queue, slices, runner_id=str(self._runner_id), claim_id=claim_id, limit=limit
         )

@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from pgqueue.durations import parse_duration
 from pgqueue.errors import ConfigurationError
+from pgqueue.sizes import parse_size
 
 
 def _words(value: object) -> object:
@@ -38,9 +39,17 @@ def _duration(value: object) -> object:
         raise ValueError(str(error)) from error
 
 
+def _size(value: object) -> object:
+    try:
+        return None if value is None else parse_size(value)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
 SCHEMA_BYTES_MAX = 63
 DURATION_MAX = timedelta(days=36_500)
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Size = Annotated[int | None, BeforeValidator(_size)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]
 
 
@@ -67,6 +76,16 @@ class Settings(BaseSettings):
 
     concurrency: int = Field(default=10, ge=1, le=10_000)
     """Slots per process."""
+    processes: int = Field(default=1, ge=1, le=1_000)
+    """Child processes of one runner program."""
+    max_tasks_per_process: int | None = Field(default=None, ge=1)
+    """A child is replaced after about so many tasks."""
+    max_memory: Size = None
+    """A child that takes up more bytes of memory is replaced."""
+    kill_grace: Duration = timedelta(seconds=5)
+    """A child is killed so long after it should have ended: what outstays its timeout, or a stop."""
+    max_crashes: int = Field(default=3, ge=1, le=1_000)
+    """A task that crashed its process so many times while it ran alone is dead."""
     claim_limit: int = Field(default=500, ge=1, le=10_000)
     """Tasks that one claim takes at most."""
     lease: Duration = timedelta(seconds=30)
@@ -131,6 +150,7 @@ class Settings(BaseSettings):
         "connect_timeout",
         "undecodable_delay",
         "unknown_type_delay",
+        "kill_grace",
     )
     @classmethod
     def _check_bounded(cls, duration: timedelta) -> timedelta:

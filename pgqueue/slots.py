@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any
 
 from pgqueue.batch import Batch
+from pgqueue.board import Board
 from pgqueue.completer import Completer, Settlement
 from pgqueue.context import Claimed, Services
 from pgqueue.executor import Attempt, Executor
@@ -37,6 +38,7 @@ class Slots:
         completer: Completer,
         prefetch: Prefetch,
         services: Services,
+        board: Board,
         paces: Paces | None = None,
         on_room: Callable[[], None],
         on_start: Callable[[Claimed], None] | None = None,
@@ -47,6 +49,7 @@ class Slots:
         self._prefetch = prefetch
         self._services = services
         self._paces = paces
+        self._board = board
         self._on_room = on_room
         self._on_start = on_start
         self._buffer: deque[Claimed] = deque()
@@ -240,6 +243,7 @@ class Slots:
         self._yield_at = 0.0
 
     def _end(self, attempt: Attempt, outcome: Outcome) -> None:
+        self._board.ended(attempt.position)
         claimed = attempt.claimed
         del self._active[claimed]
         seconds = time.perf_counter() - attempt.started_at

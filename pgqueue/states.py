@@ -27,10 +27,12 @@ UNFINISHED = WAITING | {Status.RUNNING}
 FINISHED = frozenset(Status) - UNFINISHED
 
 MOVES: dict[Status, frozenset[Status]] = {
-    Status.SCHEDULED: frozenset({Status.READY, Status.CANCELLED, Status.DELETED}),
-    Status.BLOCKED: frozenset({Status.READY, Status.CANCELLED, Status.DELETED}),
+    Status.SCHEDULED: frozenset({Status.READY, Status.BLOCKED, Status.CANCELLED, Status.DELETED}),
+    Status.BLOCKED: frozenset({Status.READY, Status.RUNNING, Status.CANCELLED, Status.DELETED}),
     Status.READY: frozenset({Status.RUNNING, Status.BLOCKED, Status.CANCELLED, Status.DELETED}),
-    Status.RUNNING: frozenset({Status.READY, Status.SCHEDULED, Status.SUCCEEDED, Status.DEAD, Status.CANCELLED, Status.IGNORED}),
+    Status.RUNNING: frozenset(
+        {Status.READY, Status.SCHEDULED, Status.BLOCKED, Status.SUCCEEDED, Status.DEAD, Status.CANCELLED, Status.IGNORED}
+    ),
     Status.DEAD: frozenset({Status.READY}),
     Status.DELETED: frozenset({Status.READY}),
     Status.SUCCEEDED: frozenset(),

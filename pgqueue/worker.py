@@ -23,6 +23,7 @@ from pgqueue.loops import drive
 from pgqueue.registry import Registry
 from pgqueue.requests import check_name
 from pgqueue.settings import Settings
+from pgqueue.upkeep import Supervision
 
 __all__ = ["Observer", "Runner", "RunnerStats"]
 
@@ -48,7 +49,8 @@ class Runner:
     """Runs tasks until stopped: `async with Runner(queue): ...`, or `Runner(queue).run()`, which blocks.
 
     queues: names, or names with weights; None: all queues, later ones included. types: names; None: every registered type.
-    concurrency: slots, default the setting's (10). drain: end once nothing is ready or running.
+    concurrency: slots, default the setting's (10). drain: end once nothing is ready or running. The rest is for the child of a
+    supervisor: what they share, the id it beats for, and whether it runs suspects alone.
     """
 
     def __init__(
@@ -63,6 +65,9 @@ class Runner:
         settings: Settings | None = None,
         observer: Observer | None = None,
         patience: timedelta = timedelta(0),
+        supervision: Supervision | None = None,
+        suspects_only: bool = False,
+        id: uuid.UUID | None = None,
     ) -> None:
         self._client = queue if queue is not None else AsyncQueue(settings=settings)
         self.settings = settings or self._client.settings
@@ -70,14 +75,16 @@ class Runner:
         if concurrency < 1:
             raise ConfigurationError(f"concurrency takes 1 or more, not {concurrency}")
         self._assignment = Assignment(
-            id=uuid.uuid4(),
+            id=id or uuid.uuid4(),
             name=name or f"{socket.gethostname()}-{os.getpid()}",
             concurrency=concurrency,
             weights=_weights(queues),
             types=_known_types(self._client.registry, types),
             drain=drain,
             patience_seconds=patience.total_seconds(),
+            suspects_only=suspects_only,
         )
+        self._supervision = supervision
         self._observer = observer or Observer()
         self._engine: Engine | None = None
         self._starting: asyncio.Future[Engine] | None = None
@@ -91,6 +98,11 @@ class Runner:
     @property
     def id(self) -> uuid.UUID:
         return self._assignment.id
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it stopped because a part of it failed."""
+        return self._engine is not None and self._engine.failed
 
     @property
     def name(self) -> str:
@@ -153,6 +165,7 @@ class Runner:
             schema=client.schema,
             registry=client.registry,
             observer=self._observer,
+            supervision=self._supervision,
         )
         try:
             await engine.prepare()
@@ -268,7 +281,7 @@ class Runner:
         await self.wait()
         await self.stop()
         await asyncio.gather(*stops)
-        if self._running().failed:
+        if self.has_failed:
             raise PgQueueError("the runner stopped because a part of it failed; see the log")
 
 

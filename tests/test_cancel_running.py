@@ -14,14 +14,15 @@ import psycopg
 import pytest
 
 from pgqueue import AsyncQueue, Queue, Retry, Runner, Snooze, Status, Task, TaskHandle, task
+from pgqueue.board import Board
 from pgqueue.completer import Completer, Settlement
 from pgqueue.context import Claimed
 from pgqueue.executor import Executor
-from pgqueue.heart import Heart
 from pgqueue.outcomes import RETURNED, Outcome
 from pgqueue.prefetch import Prefetch
 from pgqueue.settings import Settings
 from pgqueue.slots import Slots
+from pgqueue.upkeep import Upkeep
 from tests.conftest import eventually
 from tests.programs import work
 
@@ -156,7 +157,7 @@ async def test_a_claimed_task_that_waits_for_a_slot_is_cancelled_without_a_start
 
     completer = Collect()
     slots = Slots(
-        concurrency=1, executor=Stub(), completer=completer, prefetch=Prefetch(concurrency=1, limit=10), services=None, on_room=lambda: None  # type: ignore[arg-type]
+        concurrency=1, executor=Stub(), completer=completer, prefetch=Prefetch(concurrency=1, limit=10), services=None, board=Board.private(1), on_room=lambda: None  # type: ignore[arg-type]
     )  # fmt: skip
     now = datetime.now(UTC)
     batch = [Claimed("default", "claim", id, "long", 1, 100, now, now, "{}", None, None) for id in ("first", "second")]
@@ -176,10 +177,10 @@ async def test_a_claimed_task_that_waits_for_a_slot_is_cancelled_without_a_start
 async def test_a_cancellation_is_not_lost_when_the_attempt_ends_before_its_runner_has_looked(
     way: str, reason: str | None, queue: Queue, running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def look(self: Heart) -> None:
+    async def look(self: Upkeep) -> None:
         """Never look."""
 
-    monkeypatch.setattr(Heart, "_look", look)
+    monkeypatch.setattr(Upkeep, "_look_for_cancellations", look)
     runs: list[int] = []
     cancelled = asyncio.Event()
 

@@ -251,7 +251,9 @@ def test_modules_of_tasks_that_cannot_be_used_are_named(shell_without_database: 
 
 def test_flags_are_checked_before_anything_starts(shell_without_database: Shell) -> None:
     shell = shell_without_database
-    assert "unrecognized arguments: --processes" in shell("runner", "--processes", "2", code=2).stderr
+    assert "unrecognized arguments: --workers" in shell("runner", "--workers", "2", code=2).stderr
+    assert "'1X' is not an amount of memory" in shell("runner", "--max-memory", "1X", code=2).stderr
+    assert "processes:" in shell.refusal("runner", "--processes", "0")
     assert "'1x' is not a duration" in shell("runner", "--lease", "1x", code=2).stderr
     assert "is given twice" in shell.refusal("runner", "--queue", "a", "--queue", "a=2")
 

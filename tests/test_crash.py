@@ -83,7 +83,7 @@ def test_kill_9_of_a_runner_with_100_tasks_in_flight_loses_nothing_and_settles_n
     queue.enqueue_many([effects.Effect(seconds=0.6) for _ in range(100)])
     with runner_process(migrated_database, tmp_path / "victim.log", "--concurrency", "100", *SHORT_LEASE) as victim:
         wait_until(lambda: number(effect_table, "SELECT count(*) FROM pgqueue.task WHERE status = 'running'") == 100)
-        victim.signal(signal.SIGKILL)
+        victim.signal_all(signal.SIGKILL)
         victim.wait()
     with runner_process(migrated_database, tmp_path / "heir.log", "--concurrency", "100", *SHORT_LEASE) as heir:
         wait_until(lambda: number(effect_table, "SELECT count(*) FROM pgqueue.history") == 100, timeout=20)
@@ -109,11 +109,11 @@ def test_a_runner_stopped_beyond_its_lease_and_continued_completes_nothing_a_sec
         ) as watcher,
     ):
         wait_until(lambda: number(effect_table, running) == count)
-        sleeper.signal(signal.SIGSTOP)
+        sleeper.signal_all(signal.SIGSTOP)
         wait_until(lambda: number(effect_table, running) == 0)
         with runner_process(migrated_database, tmp_path / "heir.log", "--concurrency", "20", *SHORT_LEASE) as heir:
             wait_until(lambda: number(effect_table, running) == count)
-            sleeper.signal(signal.SIGCONT)
+            sleeper.signal_all(signal.SIGCONT)
             wait_until(lambda: number(effect_table, "SELECT count(*) FROM pgqueue.history") == count)
             assert_each_done_once(effect_table, count)
             # It lives on, registered again, and works.
@@ -231,6 +231,29 @@ async def test_a_claim_whose_reply_was_lost_is_given_back_and_runs_once(
     assert connection.execute("SELECT attempt, crashes FROM pgqueue.history").fetchall() == [(1, 0)]
 
 
+async def test_a_claim_whose_reply_waits_behind_a_blocked_loop_is_not_given_back(
+    queue: Queue, migrated_database: str, monkeypatch: pytest.MonkeyPatch, connection: Row
+) -> None:
+    genuine, blocked = Lane._claim, threading.Event()
+
+    async def claim(self: Lane, *arguments: Any) -> list[Claimed]:
+        batch = await genuine(self, *arguments)
+        if batch and not blocked.is_set():
+            blocked.set()
+            time.sleep(1.0)  # noqa: ASYNC251  # longer than the deadline of a statement, and so is the answer under way
+            await asyncio.sleep(0.4)
+        return batch
+
+    monkeypatch.setattr(Lane, "_claim", claim)
+    handle = queue.enqueue(effects.Plain(number=3))
+    settings = short_lease(heartbeat="100ms", statement_deadline="300ms")
+    async with Runner(AsyncQueue(migrated_database, settings=settings)) as runner:
+        await eventually(lambda: handle.status() is Status.SUCCEEDED)
+        assert runner.stats().lost_leases == 0
+    assert blocked.is_set()
+    assert connection.execute("SELECT attempt FROM pgqueue.history").fetchall() == [(1,)]
+
+
 @pytest.mark.parametrize("outcome", ["succeeded", "retried", "dead"])
 async def test_a_settle_whose_reply_was_lost_is_no_lost_lease(
     outcome: str, queue: Queue, drain: Drain, monkeypatch: pytest.MonkeyPatch
@@ -344,7 +367,9 @@ def test_rescue_and_settle_of_the_same_rows_never_deadlock_and_each_row_goes_one
         found.update(row[0] for row in own.execute(SQL.settle.text, Parameters(parameters)).fetchall())
 
     def rescue(own: Row, ids: list[str], found: set[str]) -> None:
-        found.update(row[0] for row in own.execute(SQL.rescue.text, Parameters(runner_id=runner, limit=size)).fetchall())
+        found.update(
+            row[0] for row in own.execute(SQL.rescue.text, Parameters(runner_id=runner, max_crashes=3, limit=size)).fetchall()
+        )
 
     with psycopg.connect(migrated_database, autocommit=True) as one, psycopg.connect(migrated_database, autocommit=True) as other:
         for _ in range(rounds):

@@ -12,10 +12,10 @@ from pgqueue import Status
 from pgqueue.states import FINISHED, MOVES, UNFINISHED, WAITING, diagram, may_move
 
 LEGAL = {
-    "scheduled": "ready cancelled deleted",
-    "blocked": "ready cancelled deleted",
+    "scheduled": "ready blocked cancelled deleted",
+    "blocked": "ready running cancelled deleted",
     "ready": "running blocked cancelled deleted",
-    "running": "ready scheduled succeeded dead cancelled ignored",
+    "running": "ready scheduled blocked succeeded dead cancelled ignored",
     "dead": "ready",
     "deleted": "ready",
 }

@@ -1,5 +1,5 @@
 -- Make due tasks of one queue ready, earliest first; rows that another runner is promoting are skipped. A type put in by hand
--- under another spelling gets its canonical name. Parameters: queue, types, limit, now.
+-- under another spelling gets its canonical name. A suspect (rescue.sql) waits to run alone again. Parameters: queue, types, limit, now.
 -- Result: at least one row: the first key of the promoted of each priority in the order of claims (priority negated, maturity_at,
 -- id; NULL where there are none) so that the promoter's own watermarks can go back to them, how many were promoted, and the
 -- seconds until the next scheduled task is due (NULL: there is none; zero or less: it is due, and locked by somebody).
@@ -14,7 +14,8 @@ WITH clock AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 ), promoted AS (
     UPDATE {schema}.task AS task
-    SET status = 'ready', updated_at = clock_timestamp(),
+    SET status = CASE WHEN task.crashes >= 2 THEN 'blocked' ELSE 'ready' END::{schema}.status,
+        blocked_on = CASE WHEN task.crashes >= 2 THEN 'suspect' END, updated_at = clock_timestamp(),
         type = CASE
             WHEN task.type = ANY(%(types)s::text[]) THEN task.type
             ELSE coalesce(

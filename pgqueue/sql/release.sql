@@ -1,6 +1,7 @@
 -- Let tasks go back to wait: retried after a failure, snoozed, or given back as they came. One that somebody asked to cancel
 -- meanwhile ends as cancelled instead. Fenced and ordered as settle.sql; the rows are locked first, so that a cancellation that
--- comes at the same moment is either seen here or finds the task waiting. The unique key and the claim stay on the row.
+-- comes at the same moment is either seen here or finds the task waiting. The unique key and the claim stay on the row. A suspect
+-- (rescue.sql) waits to run alone again.
 -- Parameters: queue; arrays of one length: ids (sorted), claim_ids, delays (seconds from now; NULL keeps the maturity and so
 -- the place in line), refunds (attempts given back: 0 or 1), error_types (NULL: no failure to note), errors, tracebacks, marks
 -- (JSON merged into the options, or NULL). Result: id of each task settled.
@@ -18,7 +19,12 @@ WITH outcome AS MATERIALIZED (
     FOR UPDATE
 ), released AS (
     UPDATE {schema}.task AS task
-    SET status = CASE WHEN coalesce(outcome.delay, 0) > 0 THEN 'scheduled' ELSE 'ready' END::{schema}.status,
+    SET status = CASE
+            WHEN coalesce(outcome.delay, 0) > 0 THEN 'scheduled'
+            WHEN task.crashes >= 2 THEN 'blocked'
+            ELSE 'ready'
+        END::{schema}.status,
+        blocked_on = CASE WHEN coalesce(outcome.delay, 0) <= 0 AND task.crashes >= 2 THEN 'suspect' END,
         maturity_at = CASE
             WHEN outcome.delay IS NULL THEN task.maturity_at
             ELSE least(clock_timestamp() + make_interval(secs => outcome.delay), '9998-12-31 00:00+00')
