@@ -2,8 +2,8 @@
 -- by an advisory lock that ends with the statement: it saves work, nothing is right or wrong by it.
 -- Locks what it takes and skips what others hold. Parameters: schema (its plain name), queue, types, runner_id, claim_id, limit;
 -- the slices as arrays: priorities (negated), lower_maturities, lower_ids, upper_maturities, upper_ids.
--- Result: is_elected, spent_seconds (the server's time) and, as in claim.sql and in no particular order, id, type, attempt, priority, maturity_at, claimed_at, payload,
--- options, is_expired, headers; where nothing was taken, one row with the first two alone.
+-- Result: is_elected, spent_seconds (the server's time) and, as in claim.sql and in no particular order, id, type, attempt,
+-- priority, maturity_at, claimed_at, payload, options, is_expired, headers; where nothing was taken, one row with the first two.
 WITH election AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock(hashtextextended('pgqueue scan ' || %(schema)s, 0)) AS is_elected
 ), taken AS (
