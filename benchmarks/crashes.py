@@ -14,7 +14,7 @@ from benchmarks.ground import Ground
 from benchmarks.latency import milliseconds, percentile
 from benchmarks.programs import Program, check, pause, program, runners
 from benchmarks.proxy import Proxy
-from benchmarks.tasks import BlockLoop, Held, Holding, Waiting
+from benchmarks.tasks import Stall, Held, Holding, Waiting
 from benchmarks.wire import Wire
 from pgqueue import Queue, Task
 
@@ -106,7 +106,7 @@ def _again(wire: Wire, after_ns: int, task_ids: set[str]) -> dict[str, int]:
 
 def blocked_loop(ground: Ground) -> dict[str, float]:
     """A task blocks its runner's event loop past the lease."""
-    return _false_alarms(ground, BlockLoop(seconds=OFFENCE_SECONDS))
+    return _false_alarms(ground, Stall(seconds=OFFENCE_SECONDS))
 
 
 def held_gil(ground: Ground) -> dict[str, float]:

@@ -103,7 +103,7 @@ class Held(Task):
 
 
 @task
-class BlockLoop(Task):
+class Stall(Task):
     """Block the event loop."""
 
     seconds: float
