@@ -14,7 +14,7 @@ from benchmarks.ground import Ground
 from benchmarks.latency import milliseconds, percentile
 from benchmarks.programs import Program, check, pause, program, runners
 from benchmarks.proxy import Proxy
-from benchmarks.tasks import Stall, Held, Holding, Waiting
+from benchmarks.tasks import Held, Holding, Stall, Waiting
 from benchmarks.wire import Wire
 from pgqueue import Queue, Task
 
