@@ -26,7 +26,7 @@ class Batch:
     """What a lane holds by its locks. Slots start and finish its tasks; the lane waits for `due` and closes it."""
 
     __slots__ = (
-        "_asked", "_due", "_grace", "_hold", "_loop", "_patience", "finished", "is_closed", "is_lost", "late", "left", "tasks",
+        "_asked", "_due", "_grace", "_hold", "_loop", "_patience", "finished", "is_closed", "late", "left", "lost", "tasks",
         "unstarted",
     )  # fmt: skip
 
@@ -37,7 +37,9 @@ class Batch:
         self.late: list[Settlement] = []
         """What ended while the transaction was being closed: leased by then, or lost with it."""
         self.left = self.unstarted = len(tasks)
-        self.is_closed = self.is_lost = False
+        self.is_closed = False
+        self.lost: frozenset[str] = frozenset()
+        """The tasks that were lost with its transaction."""
         self._due: asyncio.Future[None] = self._loop.create_future()
         self._asked: asyncio.Future[None] | None = None
         self._hold: asyncio.TimerHandle | None = None
@@ -82,18 +84,18 @@ class Batch:
             if timer is not None:
                 timer.cancel()
 
-    def ended(self, *, is_lost: bool) -> None:
-        """The transaction has ended: committed, or lost with its locks."""
-        self.is_lost = is_lost
+    def ended(self, lost: frozenset[str]) -> None:
+        """The transaction has ended, and these tasks were lost with its locks."""
+        self.lost = lost
         if self._asked is not None and not self._asked.done():
             self._asked.set_result(None)
 
     async def lease(self, claimed: Claimed) -> bool:
         """Close the transaction now, so that this running task of it is leased. False: the lock was lost, nothing is owned."""
         if claimed.holding is None:
-            return not self.is_lost
+            return claimed.id not in self.lost
         if self._asked is None:
             self._asked = self._loop.create_future()
         self.close_soon()
         await asyncio.shield(self._asked)
-        return not self.is_lost
+        return claimed.id not in self.lost

@@ -140,10 +140,14 @@ class Claiming:
             self._waiting_shares.append((queue, share))
         return None
 
+    @property
+    def _may_lock(self) -> bool:
+        return self._paces.any_quick and self._lane_count() > 0
+
     # ── one round ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _round(self, lane: Lane, queue: str, share: int) -> None:
-        if self._paces.any_quick and not self._turns.is_resting(queue):
+        if self._may_lock and not self._turns.is_resting(queue):
             opened: Opened | None = await lane.open(queue, share, self._paces.slow)
             while opened is not None:
                 self._took(lane, opened.queue, opened.count)
@@ -176,29 +180,41 @@ class Claiming:
         batch.close()
         lane.give_back(self._slots.withdraw(batch))
         closing = Closing.of(batch, self._slots.running_of(batch))
-        following, is_lost = None, True
-        if not (self._stopping.is_set() or self.paused) and self._paces.any_quick:
+        following, lost = None, frozenset[str]()
+        if not (self._stopping.is_set() or self.paused) and self._may_lock:
             queue = self._next(self._want(), 1)
             following = None if queue is None else (*queue, self._paces.slow)
         try:
             result = await lane.turn(opened, closing, following)
-            is_lost = False
         except LaneLost as error:
-            logger.warning(
-                "a lane's connection was lost: what it had locked and not written down runs again (%s)",
-                str(error).strip().partition("\n")[0],
-            )
+            lost = await self._regain(lane, opened, batch, closing, error)
+            opened.leased.clear()  # if that COMMIT happened nobody holds them, and the next strays give them back
             result = None
-        self._hand_over(lane, opened, batch, closing, is_lost=is_lost)
+        self._hand_over(lane, opened, batch, closing, lost)
         return result
 
-    def _hand_over(self, lane: Lane, opened: Opened, batch: Batch, closing: Closing, *, is_lost: bool) -> None:
+    async def _regain(self, lane: Lane, opened: Opened, batch: Batch, closing: Closing, error: LaneLost) -> frozenset[str]:
+        """What became of a lane's tasks after its connection was lost. Returns the ids of those that are not ours any more."""
+        uncertain = closing.recorded + closing.discarded
+        claims = [settlement.claimed for settlement in uncertain + closing.leased] + closing.running
+        owned, ended = await lane.regain(opened, claims)
+        closing.recorded = [settlement for settlement in uncertain if settlement.claimed.id in ended]
+        closing.discarded = []
+        closing.leased += [settlement for settlement in uncertain if settlement.claimed.id not in ended]
+        lost = frozenset(claimed.id for claimed in claims) - owned - ended
+        logger.warning(
+            "a lane's connection was lost: of %s tasks in it %s are leased now, %s were written down, and %s run again (%s)",
+            len(claims), len(owned), len(ended), len(lost), str(error).strip().partition("\n")[0],
+        )  # fmt: skip
+        return lost
+
+    def _hand_over(self, lane: Lane, opened: Opened, batch: Batch, closing: Closing, lost: frozenset[str]) -> None:
         """Say what was written down, and give to the completer what has to go another way.
 
-        After a loss nothing is known of the last COMMIT: what ran goes to the completer too, whose fence decides.
+        What was lost goes there too: its fence tells, and counts, that the task is not ours.
         """
         for settlement in closing.recorded + closing.discarded:
-            self._on_settled(settlement, not is_lost)
+            self._on_settled(settlement, True)
         lane.give_back(settlement.claimed for settlement in closing.returned)
         leased = closing.leased + batch.late
         self._slots.hold(opened.claim_id, len(leased) + sum(claimed in self._slots for claimed in closing.running))
@@ -210,9 +226,8 @@ class Claiming:
                 self._slots.settled(settlement)
             else:
                 self._completer.add(settlement)
-        batch.ended(is_lost=is_lost)
-        if not is_lost:
-            self._slots.offer(opened.leased)
+        batch.ended(lost)
+        self._slots.offer(opened.leased)
 
     def _track(self, batch: Batch, opened_at: float | None) -> None:
         if opened_at is None:

@@ -55,6 +55,9 @@ from pgqueue.watermark import QueueWatermarks
 logger = logging.getLogger("pgqueue.runner")
 LANES = 2
 """While one waits for the server, tasks of the other run."""
+TWO_LANES_PEERS_MAX = 4
+ONE_LANE_PEERS_MAX = 16
+"""Up to so many runner processes: a row that another lane has locked costs every scan something."""
 FLUSH_SECONDS_MAX = 10.0
 """At the end, the settling of what was interrupted may take this long."""
 
@@ -170,7 +173,7 @@ class Engine:
             paces=self._paces,
             claim_limit=settings.claim_limit,
             poll_seconds=settings.poll_interval.total_seconds(),
-            lane_count=lambda: LANES,
+            lane_count=lambda: lanes_that_pay(self.board.peers),
             is_drained=self._is_drained if assignment.drain else None,
             on_settled=self._tell,
             listener=self._listener,
@@ -502,3 +505,10 @@ class Engine:
             logger.exception("a part of the runner failed; it stops")
             self.failed = True
             self.ending.set()
+
+
+def lanes_that_pay(peers: int) -> int:
+    """How many lanes a process may keep open, beside so many runner processes; 0: none, every claim is leased."""
+    if peers <= TWO_LANES_PEERS_MAX:
+        return LANES
+    return 1 if peers <= ONE_LANE_PEERS_MAX else 0

@@ -23,6 +23,7 @@ from pgqueue.batch import Batch
 from pgqueue.completer import Settlement, id_array, outcome_entry
 from pgqueue.context import Claimed
 from pgqueue.database import AsyncConnection, is_lost
+from pgqueue.errors import PgQueueError
 from pgqueue.link import Link
 from pgqueue.outcomes import SUCCEEDED, Verdict
 from pgqueue.statements import Statements
@@ -30,6 +31,8 @@ from pgqueue.watermark import WHOLE, Segments, Watermarks
 from pgqueue.wire import Exchange, Reply
 
 logger = logging.getLogger("pgqueue.lane")
+REGAIN_SECONDS = 2.0
+"""How long the tasks of a lost lane are waited for with what became of them."""
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _RECORDED = (Verdict.SUCCEEDED, Verdict.CANCELLED, Verdict.IGNORED)
 
@@ -153,6 +156,29 @@ class Lane:
             await self._link.drop()
             raise LaneLost(str(error)) from error
         return None
+
+    async def regain(self, opened: Opened, claims: Sequence[Claimed]) -> tuple[set[str], set[str]]:
+        """After LaneLost: lease what nobody has touched since, and see what the last COMMIT had written down.
+
+        Returns the ids of both. Gives up soon where the server is away; then both are empty.
+        """
+        if not claims:
+            return set(), set()
+        ordered = sorted(claims, key=lambda claimed: claimed.id)
+        try:
+            async with asyncio.timeout(REGAIN_SECONDS):
+                await self._link.wait_until_up()
+                parameters = self._fence(opened, ordered)
+                owned = {row[0] for row in await self._link.rows(self._sql.regain(**parameters))}
+                missing = [claimed.id for claimed in ordered if claimed.id not in owned]
+                ended = await self._link.rows(
+                    self._sql.settled_claims(queue=opened.queue, ids=missing, claim_ids=[opened.claim_id for _ in missing])
+                )
+        except (psycopg.Error, PgQueueError, OSError, TimeoutError) as error:
+            await self._link.drop()
+            logger.info("could not regain what a lost lane had locked: %s", str(error).strip().partition("\n")[0])
+            return set(), set()
+        return owned, {row[0] for row in ended}
 
     async def end(self) -> None:
         """COMMIT: nothing is held by lock. Raises what psycopg raises."""

@@ -9,9 +9,12 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
+import pytest
 
 from pgqueue import AsyncQueue, Queue, Retry, Runner, Settings, Status, Task, task
+from pgqueue.engine import lanes_that_pay
 from pgqueue.paces import PROBATION_MIN, RUNS_MIN, Paces
+from pgqueue.wire import Exchange
 from tests.conftest import eventually
 from tests.programs import effects
 
@@ -208,6 +211,68 @@ async def test_terminating_lanes_at_random_loses_nothing_and_settles_nothing_twi
     assert connection.execute("SELECT count(*) FROM pgqueue.dead_task").fetchone() == (0,)
 
 
+async def test_what_a_lost_lane_had_locked_goes_on_under_a_lease_and_runs_once(
+    queue: Queue, migrated_database: str, settings: Settings, connection: Row
+) -> None:
+    go_on, runs = asyncio.Event(), Counter[int]()
+
+    @task
+    class Waiting(Task):
+        number: int
+
+        async def run(self) -> None:
+            runs[self.number] += 1
+            await go_on.wait()
+
+    async with Runner(AsyncQueue(migrated_database, settings=settings), patience=timedelta(seconds=20)) as runner:
+        trusted(runner)
+        handles = queue.enqueue_many([Waiting(number=number) for number in range(5)])
+        await eventually(lambda: len(runs) == 5)
+        assert {handle.status() for handle in handles} == {Status.READY}
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE 'pgqueue lane%'"
+        )
+        await eventually(lambda: {handle.status() for handle in handles} == {Status.RUNNING})
+        go_on.set()
+        await eventually(lambda: {handle.status() for handle in handles} == {Status.SUCCEEDED})
+    assert runs == Counter(range(5))
+    assert runner.stats().lost_leases == 0
+
+
+async def test_a_lane_whose_commit_was_carried_out_and_not_answered_has_written_everything_down(
+    queue: Queue, migrated_database: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, lost = Exchange.run, asyncio.Event()
+
+    async def run(self: Exchange) -> None:
+        await genuine(self)
+        if not lost.is_set() and any(reply.text == "COMMIT" for reply in self._replies):
+            lost.set()
+            await self.connection.close()
+            for reply in self._replies:
+                reply.result = None
+            raise psycopg.OperationalError("the reply was lost")
+
+    runs: Counter[int] = Counter()
+
+    @task
+    class Counted(Task):
+        number: int
+
+        async def run(self) -> None:
+            runs[self.number] += 1
+
+    monkeypatch.setattr(Exchange, "run", run)
+    async with locking(migrated_database, settings) as runner:
+        trusted(runner)
+        handles = queue.enqueue_many([Counted(number=number) for number in range(200)])
+        await eventually(lambda: {handle.status() for handle in handles} == {Status.SUCCEEDED})
+    assert lost.is_set()
+    assert runs == Counter(range(200))
+    assert (runner.stats().lost_leases, runner.stats().processed) == (0, 200)
+
+
 async def test_stopping_leaves_no_lane_open_and_gives_back_what_was_not_started(
     queue: Queue, migrated_database: str, settings: Settings, connection: Row
 ) -> None:
@@ -262,3 +327,7 @@ def test_without_patience_nothing_is_quick() -> None:
     for _ in range(1_000):
         paces.observe("a", 0.0)
     assert not paces.any_quick
+
+
+def test_the_more_runners_there_are_the_fewer_lanes_each_keeps_open() -> None:
+    assert [lanes_that_pay(peers) for peers in (0, 1, 4, 5, 16, 17)] == [2, 2, 2, 1, 1, 0]
