@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pgqueue.completer import Settlement
 
 HOLD_SECONDS = 0.008
-"""A finished task waits at most so long for its neighbours."""
+"""A finished task waits so long for its neighbours; once more as long where they would all be started by then."""
 GRACE_SECONDS = 0.002
 """The same when every neighbour runs already: those that end at once may still come along."""
 
@@ -26,8 +26,8 @@ class Batch:
     """What a lane holds by its locks. Slots start and finish its tasks; the lane waits for `due` and closes it."""
 
     __slots__ = (
-        "_asked", "_due", "_grace", "_hold", "_loop", "_patience", "finished", "is_closed", "late", "left", "lost", "tasks",
-        "unstarted",
+        "_asked", "_due", "_grace", "_hold", "_holds_since", "_loop", "_patience", "finished", "is_closed", "late", "left", "lost",
+        "tasks", "unstarted",
     )  # fmt: skip
 
     def __init__(self, tasks: Sequence[Claimed], *, patience_seconds: float) -> None:
@@ -43,6 +43,7 @@ class Batch:
         self._due: asyncio.Future[None] = self._loop.create_future()
         self._asked: asyncio.Future[None] | None = None
         self._hold: asyncio.TimerHandle | None = None
+        self._holds_since = 0.0
         self._grace: asyncio.TimerHandle | None = None
         self._patience = self._loop.call_later(patience_seconds, self.close_soon)
 
@@ -65,7 +66,16 @@ class Batch:
             if self._grace is None:
                 self._grace = self._loop.call_later(GRACE_SECONDS, self.close_soon)
         elif self._hold is None:
+            self._holds_since = self._loop.time()
+            self._hold = self._loop.call_later(HOLD_SECONDS, self._held_long)
+
+    def _held_long(self) -> None:
+        """To give back what is about to be started would cost more than the others lose by waiting for it."""
+        held_seconds = self._loop.time() - self._holds_since
+        if self.unstarted * held_seconds <= len(self.finished) * HOLD_SECONDS:
             self._hold = self._loop.call_later(HOLD_SECONDS, self.close_soon)
+        else:
+            self.close_soon()
 
     async def due(self) -> None:
         """Wait until it should be closed."""

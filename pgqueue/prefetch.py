@@ -23,11 +23,11 @@ class Prefetch:
         self._pace = 0.0
         self._measured_at: float | None = None
 
-    def observe_duration(self, seconds: float) -> None:
-        """An attempt took this long."""
+    def observe_duration(self, seconds: float, count: int = 1) -> None:
+        """An attempt took this long, and so many have ended since the last that was measured."""
         known = self._duration_seconds
         self._duration_seconds = seconds if known is None else known + SMOOTHING * (seconds - known)
-        self._finished_count += 1
+        self._finished_count += count
 
     def observe_round_trip(self, seconds: float, now: float) -> None:
         """A claim took this long, and it is `now` on a monotonic clock."""

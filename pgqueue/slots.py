@@ -26,6 +26,10 @@ from pgqueue.prefetch import Prefetch
 STREAK_SECONDS = 0.002
 """How long attempts that never wait may follow each other before the loop gets its turn."""
 
+SOON_SECONDS = 0.001
+SAMPLE = 4
+"""Of attempts that end so soon, only every fourth is measured: there may be 100,000 a second."""
+
 
 class Slots:
     """Runs up to `concurrency` attempts at a time from a buffer of claimed tasks. Lives on one event loop."""
@@ -59,6 +63,7 @@ class Slots:
         self._resting: list[asyncio.Future[None]] = []
         self._empty = contextvars.Context()
         self._yield_at = 0.0
+        self._ended_count = 0
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -247,9 +252,12 @@ class Slots:
         claimed = attempt.claimed
         del self._active[claimed]
         seconds = time.perf_counter() - attempt.started_at
-        self._prefetch.observe_duration(seconds)
-        if self._paces is not None:
-            self._paces.observe(claimed.type, seconds)
+        self._ended_count += 1
+        if seconds > SOON_SECONDS or self._ended_count >= SAMPLE:
+            self._prefetch.observe_duration(seconds, self._ended_count)
+            self._ended_count = 0
+            if self._paces is not None:
+                self._paces.observe(claimed.type, seconds)
         self._complete(claimed, outcome, attempt.keeps_history)
         if not self._active and not self._buffer:
             self._idle.set()
