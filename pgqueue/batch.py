@@ -26,8 +26,8 @@ class Batch:
     """What a lane holds by its locks. Slots start and finish its tasks; the lane waits for `due` and closes it."""
 
     __slots__ = (
-        "_asked", "_due", "_grace", "_hold", "_holds_since", "_loop", "_patience", "finished", "is_closed", "late", "left", "lost",
-        "tasks", "unstarted",
+        "_asked", "_due", "_grace", "_hold", "_holds_since", "_loop", "_patience", "finished", "is_closed", "late", "left",
+        "lost", "tasks", "unstarted",
     )  # fmt: skip
 
     def __init__(self, tasks: Sequence[Claimed], *, patience_seconds: float) -> None:
