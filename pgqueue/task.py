@@ -59,7 +59,9 @@ class Task(BaseModel, Generic[R]):
         raise NotImplementedError(f"{type(self).__name__}.run is not written")
 
     @classmethod
-    def run_many(cls, tasks: Sequence[Any]) -> Sequence[R | BaseException] | Awaitable[Sequence[R | BaseException] | None] | None:
+    def run_many(
+        cls, tasks: Sequence[Any], /
+    ) -> Sequence[R | BaseException] | Awaitable[Sequence[R | BaseException] | None] | None:
         """Instead of `run`, with `@task(batch_size=...)`: the work of several tasks of this class in one call.
 
         Returns one entry for each task, in their order: its result, or the exception that it would have raised. None stands

@@ -373,7 +373,9 @@ async def test_a_task_that_cannot_be_decoded_or_has_expired_does_not_join_and_hu
     late = queue.enqueue(Checked(number=4), expires=timedelta(milliseconds=1))
     connection.execute("""UPDATE pgqueue.task SET payload = '{"number": "x"}' WHERE payload->>'number' = '1'""")
     connection.execute("""UPDATE pgqueue.task SET payload = '{"number": 13}' WHERE payload->>'number' = '2'""")
-    await eventually(lambda: connection.execute("SELECT now() > expires_at FROM pgqueue.task WHERE id = %s", (late.id,)).fetchone() == (True,))
+    await eventually(
+        lambda: connection.execute("SELECT now() > expires_at FROM pgqueue.task WHERE id = %s", (late.id,)).fetchone() == (True,)
+    )
     async with running():
         await eventually(lambda: not {Status.READY, Status.RUNNING} & statuses([*handles, late]))
     assert sorted(numbers) == [0, 3]
@@ -501,8 +503,7 @@ async def test_a_cancelled_task_of_a_running_call_is_told_and_the_others_are_not
             nonlocal interrupted
             started.set()
             try:
-                while not any(one.context.cancelled for one in tasks):
-                    await asyncio.sleep(0.01)
+                await eventually(lambda: any(one.context.cancelled for one in tasks))
                 await asyncio.sleep(0.05)
             except asyncio.CancelledError:
                 interrupted = True
