@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -32,8 +33,11 @@ from pgqueue import (
 )
 from pgqueue.definition import BATCH_SIZE_MAX
 from pgqueue.errors import PayloadError, PgQueueError
+from pgqueue.registry import type_of
 from pgqueue.settings import Settings
-from tests.conftest import eventually
+from tests.conftest import eventually, wait_until
+from tests.programs import hazards
+from tests.programs.process import runner_process
 from tests.test_lanes import PATIENCE, trusted
 
 Row = psycopg.Connection[Any]
@@ -603,6 +607,33 @@ async def test_a_locked_call_that_outlives_the_patience_is_leased_and_settled_on
         await eventually(lambda: statuses(handles) == {Status.SUCCEEDED})
     assert runs == 5
     assert runner.stats().lost_leases == 0
+
+
+def test_a_call_that_kills_its_process_counts_for_all_of_it_and_only_the_culprit_dies(
+    queue: Queue, tmp_path: Path, connection: Row
+) -> None:
+    registry.add(type_of(hazards.Together()))
+    innocents = queue.enqueue_many([hazards.Together() for _ in range(20)])
+    culprit = queue.enqueue(hazards.Together(harm="kill"))
+    flags = ("--max-crashes", "1", "--patience", "0s")
+    with runner_process(queue.dsn, tmp_path / "runner.log", *flags, tasks="tests.programs.hazards"):
+        wait_until(lambda: finished([*innocents, culprit]), timeout=40)
+    assert statuses(innocents) == {Status.SUCCEEDED}
+    assert culprit.status() is Status.DEAD
+    assert connection.execute("SELECT DISTINCT attempt FROM pgqueue.history").fetchall() == [(1,)]
+
+
+def test_a_call_that_holds_up_its_process_beyond_the_timeout_is_a_failed_attempt_of_all_its_tasks(
+    queue: Queue, tmp_path: Path
+) -> None:
+    registry.add(type_of(hazards.Together()))
+    handles = queue.enqueue_many([hazards.Together(harm="hang") for _ in range(8)])
+    with runner_process(queue.dsn, tmp_path / "runner.log", "--kill-grace", "300ms", tasks="tests.programs.hazards"):
+        wait_until(lambda: finished(handles), timeout=40)
+    assert statuses(handles) == {Status.DEAD}
+    for handle in handles:
+        attempts = queue.attempts(handle)
+        assert [(one.attempt, one.error_type) for one in attempts] == [(1, "TimeoutError"), (2, "TimeoutError")]
 
 
 # ── inside a call ───────────────────────────────────────────────────────────────────────────────────────────────────
