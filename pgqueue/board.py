@@ -14,8 +14,9 @@ from typing import Any
 
 from pgqueue.context import Claimed
 
-SPARE = 16
-"""Places beyond the slots: an attempt that is not on the board is one whose crash would not be counted."""
+SPARE = 1_000
+"""Places beyond the slots, for a batch type's tasks: they share a slot, and each needs a place. The crash of an attempt that has
+found none is not counted."""
 NAMES_BYTES = 64 * 1024
 """Room for the names of queues: 5,000 short ones, 300 of the longest."""
 OFF_BOARD = 0
@@ -27,6 +28,7 @@ _RUNNING, _PROCESSED, _PEERS, _NAMES_USED, _MEMORY = 3, 4, 5, 6, 7  # of its int
 _ENTRY = struct.Struct("<36sdI")  # task id, deadline, mark
 _ENTRY_WORDS = _ENTRY.size // 4
 _MARK_WORD = _ENTRY_WORDS - 1
+_DEADLINE, _DEADLINE_OFFSET = struct.Struct("<d"), 36
 _NAME = struct.Struct("<H")
 
 
@@ -73,6 +75,11 @@ class Board:
         position = self._free.pop()
         self._pack(self._entries, position * 4, claimed.id.encode(), deadline, mark)
         return position
+
+    def set_deadline(self, position: int, deadline: float) -> None:
+        """The attempt at this position must end by then."""
+        if position:
+            _DEADLINE.pack_into(self._entries, position * 4 + _DEADLINE_OFFSET, deadline)
 
     def ended(self, position: int) -> None:
         """The attempt at this position has ended."""

@@ -122,8 +122,7 @@ class Claiming:
 
     def _want(self) -> int:
         """How many tasks to claim now; 0, and word when there is room, while that would be too few to be worth a round trip."""
-        in_hand = self._slots.in_hand
-        want = self._prefetch.request(in_hand)
+        want = self._prefetch.request(self._slots.in_hand, self._slots.free_count)
         self._slots.room_below = self._prefetch.room_below() if not want else -1
         return min(want, self._claim_limit)
 

@@ -32,6 +32,8 @@ Execution = Literal["async", "thread", "process"]
 PRIORITY_DEFAULT = 100
 TITLE_MAX = 1_000
 DESCRIPTION_MAX = 20_000
+BATCH_SIZE_MAX = 10_000
+"""As many as one claim may take at most."""
 _RESULT_CONFIG = ConfigDict(allow_inf_nan=False, ser_json_inf_nan="constants", ser_json_bytes="base64", val_json_bytes="base64")
 """As the payload's: see Task."""
 
@@ -59,6 +61,8 @@ class TaskType(Generic[T]):
     claim: Literal["lease"] | None = None
     history: bool = True
     retention: timedelta | None = None
+    batch_size: int | None = None
+    """How many tasks one call of `run_many` takes at most; None: `run` is called for each."""
     result_adapter: TypeAdapter[Any] | None = field(default=None, compare=False, repr=False)
     asks_next_try: bool = False
 
@@ -82,6 +86,7 @@ class TaskType(Generic[T]):
             "retry": "next_try" if self.asks_next_try else None if self.retry is None else self.retry.describe(),
             "tags": list(self.tags or ()),
             "history": self.history,
+            "batch_size": self.batch_size,
             **{f"{name}_seconds": None if value is None else value.total_seconds() for name, value in seconds.items()},
         }
 
@@ -109,10 +114,12 @@ def define(
     claim: Literal["lease"] | None = None,
     history: bool = True,
     retention: timedelta | None = None,
+    batch_size: int | None = None,
 ) -> TaskType[T]:
     """Check every option against the class and against each other. Raises ConfigurationError, naming class and option."""
     _check_is_task(cls)
     try:
+        _check_batch(cls, batch_size, executor)
         _check_class(cls)
         documented_title, documented_description = _read_docstring(cls)
         return TaskType(
@@ -137,6 +144,7 @@ def define(
             claim=_claim(claim),
             history=_flag(history, "history"),
             retention=_retention(retention, history=history),
+            batch_size=batch_size,
             result_adapter=_result_adapter(cls),
             asks_next_try=cls.next_try is not Task.next_try,
         )
@@ -175,7 +183,7 @@ def _check_is_task(cls: object) -> None:
 
 
 def _check_class(cls: type[Task[Any]]) -> None:
-    if cls.run is Task.run:
+    if cls.run is Task.run and not _runs_many(cls):
         raise ConfigurationError("it has no `run` method: write `async def run(self)` or `def run(self)`")
     for name in ("run", "next_try"):
         _check_takes_self_alone(cls, name)
@@ -195,6 +203,36 @@ def _check_takes_self_alone(cls: type[Task[Any]], name: str) -> None:
         inspect.signature(method).bind(cls)
     except TypeError as error:
         raise ConfigurationError(f"`{name}` is called with self alone ({error}): what it needs is a field") from error
+
+
+def _runs_many(cls: type[Task[Any]]) -> bool:
+    return inspect.getattr_static(cls, "run_many") is not inspect.getattr_static(Task, "run_many")
+
+
+def _check_batch(cls: type[Task[Any]], batch_size: object, executor: object) -> None:
+    """`batch_size=` and `run_many` belong together, and leave nothing for `run` to do."""
+    if batch_size is None:
+        if _runs_many(cls):
+            raise ConfigurationError("it has `run_many` and no batch_size=, which says how many tasks one call takes at most")
+        return
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= BATCH_SIZE_MAX:
+        raise ConfigurationError(f"batch_size takes a whole number from 1 to {BATCH_SIZE_MAX:,}, not {batch_size!r:.200}")
+    if not _runs_many(cls):
+        raise ConfigurationError("batch_size= needs a `run_many`: write `@classmethod async def run_many(cls, tasks)`")
+    if cls.run is not Task.run:
+        raise ConfigurationError("both `run` and `run_many` say what the work is: keep one of them")
+    if executor is not None:
+        raise ConfigurationError("batch_size= and executor= exclude each other: `run_many` runs on the loop or in a thread")
+    _check_takes_tasks_alone(cls)
+
+
+def _check_takes_tasks_alone(cls: type[Task[Any]]) -> None:
+    if not isinstance(inspect.getattr_static(cls, "run_many"), staticmethod | classmethod):
+        raise ConfigurationError("`run_many` is called for many tasks, so on the class: make it a classmethod")
+    try:
+        inspect.signature(cls.run_many).bind([])
+    except TypeError as error:
+        raise ConfigurationError(f"`run_many` is called with the tasks alone ({error})") from error
 
 
 def _check_fields(model: type[BaseModel], path: str, seen: set[Any]) -> None:
@@ -243,11 +281,13 @@ def _check_aliases(cls: type[Task[Any]]) -> None:
 def _execution(cls: type[Task[Any]], executor: object) -> Execution:
     if executor not in (None, "process"):
         raise ConfigurationError(f'executor takes "process" or nothing, not {executor!r}')
-    if inspect.isasyncgenfunction(cls.run) or inspect.isgeneratorfunction(cls.run):
-        raise ConfigurationError("`run` yields: a task returns its result once")
+    name = "run_many" if _runs_many(cls) else "run"
+    method = getattr(cls, name)
+    if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
+        raise ConfigurationError(f"`{name}` yields: it returns once")
     if executor == "process":
         return "process"
-    return "async" if inspect.iscoroutinefunction(cls.run) else "thread"
+    return "async" if inspect.iscoroutinefunction(method) else "thread"
 
 
 def _claim(claim: object) -> Literal["lease"] | None:

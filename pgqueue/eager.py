@@ -84,7 +84,7 @@ async def arun_eagerly(queue: AsyncQueue, task: Task[Any]) -> Any:
 async def _run_async(twin: Task[Any], services: _EagerServices) -> Any:
     token = running_context.set(twin.context)
     try:
-        return await twin.run()
+        return await _call(twin)
     finally:
         running_context.reset(token)
         await services.aclose()
@@ -93,14 +93,19 @@ async def _run_async(twin: Task[Any], services: _EagerServices) -> Any:
 def _run_sync(twin: Task[Any], services: _EagerServices) -> Any:
     token = running_context.set(twin.context)
     try:
-        return twin.run()
+        return _call(twin)
     finally:
         running_context.reset(token)
         services.close()
 
 
+def _call(twin: Task[Any]) -> Any:
+    """What does the work, called: `run`, or `run_many` with this task alone."""
+    return twin.run() if type_of(twin).batch_size is None else twin.run_many([twin])
+
+
 def _is_async(task: Task[Any]) -> bool:
-    return inspect.iscoroutinefunction(task.run)
+    return inspect.iscoroutinefunction(task.run if type_of(task).batch_size is None else task.run_many)
 
 
 def _prepare(queue: Queue | AsyncQueue, task: Task[Any]) -> tuple[Task[Any], _EagerServices]:
@@ -120,6 +125,10 @@ def _prepare(queue: Queue | AsyncQueue, task: Task[Any]) -> tuple[Task[Any], _Ea
 
 def _checked(task: Task[Any], result: Any, limit: int) -> Any:
     task_type = type_of(task)
+    if task_type.batch_size is not None:
+        (result,) = payload.entries(task_type, result, 1)
+        if isinstance(result, BaseException):
+            raise result
     if inspect.isawaitable(result):
         getattr(result, "close", lambda: None)()
         raise PayloadError(f"run of {task_type.name} returned an awaitable: write `async def run`")

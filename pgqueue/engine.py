@@ -21,6 +21,7 @@ from typing import Any
 import psycopg
 
 from pgqueue.board import Board
+from pgqueue.calls import Calls
 from pgqueue.claiming import Claiming
 from pgqueue.completer import Completer, Settlement
 from pgqueue.context import Claimed
@@ -137,7 +138,9 @@ class Engine:
         self._watermarks = QueueWatermarks()
         self._paces = Paces(assignment.types, patience_seconds=assignment.patience_seconds, leased=self._always_leased())
         self._turns = Turns(assignment.weights, pause_max_seconds=settings.poll_interval.total_seconds())
-        self._prefetch = Prefetch(concurrency=assignment.concurrency, limit=2 * settings.claim_limit)
+        self._prefetch = Prefetch(
+            concurrency=assignment.concurrency, limit=2 * settings.claim_limit, width=self._least_batch_size()
+        )
         self._threads = Threads(assignment.concurrency)
         self._processes = Processes(Setup(dsn, schema, assignment.id, settings.max_payload_bytes))
         self.completer = Completer(
@@ -158,6 +161,14 @@ class Engine:
             services=self._services,
             board=self.board,
             paces=self._paces if assignment.patience_seconds > 0 else None,
+            calls=Calls(
+                registry,
+                assignment.types,
+                threads=self._threads,
+                board=self.board,
+                undecodable_delay=settings.undecodable_delay,
+                result_bytes_max=settings.max_payload_bytes,
+            ),
             on_room=lambda: self._claiming.look(),
             on_start=observer.started,
         )
@@ -249,7 +260,7 @@ class Engine:
         is_alone = self._assignment.suspects_only or self._quarantine.is_busy
         if self.paused or is_alone or self._stopping.is_set():
             return None
-        return self._prefetch.room(self.slots.in_hand)
+        return self._prefetch.room(self.slots.in_hand, self.slots.free_count)
 
     def _lane_limits(self, connection: AsyncConnection) -> dict[str, str]:
         """A lane's transaction must not outlive the lease, whatever became of its holder."""
@@ -263,6 +274,10 @@ class Engine:
         """Types whose attempts own their row while they run: another process settles or repeats them, or they asked for it."""
         types = [self._registry.get(name) for name in self._assignment.types]
         return [task_type.name for task_type in types if task_type.execution == "process" or task_type.claim == "lease"]
+
+    def _least_batch_size(self) -> int:
+        """What a slot is worth before anything has run: as many tasks as it could take, whatever the claim brings."""
+        return min((self._registry.get(name).batch_size or 1 for name in self._assignment.types), default=1)
 
     def _retentions(self) -> dict[str, Any]:
         types = [self._registry.get(name) for name in self._assignment.types]

@@ -115,6 +115,14 @@ class Attempt:
         """Whether the task saw that it is to be cancelled; a timeout sets the same flag, and does not count."""
         return self._cancel_asked and self.context.was_told
 
+    def explain(self, error: BaseException) -> BaseException | Outcome:
+        """What a stopped attempt raises, CancelledError or what cleaning up made of it, stands for what we asked."""
+        if isinstance(error, OutcomeRequest):
+            return error
+        if self.gave_way:
+            return self.stopped_for or CANCELLED
+        return self.stopped_for or error
+
 
 class Executor:
     """Runs attempts: async ones on the loop, sync ones in threads, others in processes that can be killed."""
@@ -189,7 +197,7 @@ class Executor:
         try:
             result = await run
         except BaseException as error:
-            return conclude(task_type, task, context, self._explain(attempt, error), random=self._random)
+            return conclude(task_type, task, context, attempt.explain(error), random=self._random)
         if isinstance(result, Outcome) and task_type.execution == "process":
             return result
         return succeed(task_type, task, context, result, limit=self._result_bytes_max, random=self._random)
@@ -204,21 +212,13 @@ class Executor:
     async def _run(self, task_type: TaskType[Any], task: Task[Any], context: Context, limit: float | None) -> Any:
         if task_type.execution == "process":
             # The whole attempt happens over there, the retry decision too; it is killed when it must stop.
-            return await self._processes.run(task_type, context, _time_limited(limit))
+            return await self._processes.run(task_type, context, time_limited(limit))
         if task_type.execution == "async":
-            async with _time_limited(limit):
+            async with time_limited(limit):
                 return await task.run()
         context.loop = asyncio.get_running_loop()
-        async with _time_limited(limit, on_expiry=context.cancellation().set):
+        async with time_limited(limit, on_expiry=context.cancellation().set):
             return await self._threads.run(task.run)
-
-    def _explain(self, attempt: Attempt, error: BaseException) -> BaseException | Outcome:
-        """What a stopped attempt raises, CancelledError or what cleaning up made of it, stands for what we asked."""
-        if isinstance(error, OutcomeRequest):
-            return error
-        if attempt.gave_way:
-            return attempt.stopped_for or CANCELLED
-        return attempt.stopped_for or error
 
 
 class _Resumed:
@@ -246,7 +246,7 @@ class _Resumed:
             return stop.value
 
 
-class _time_limited:  # reads as a keyword
+class time_limited:  # reads as a keyword
     """Ends what runs inside with TimeoutError when the limit is up, telling a thread that cannot be interrupted."""
 
     def __init__(self, seconds: float | None, on_expiry: Callable[[], None] | None = None) -> None:
@@ -306,9 +306,18 @@ def succeed(
 
 
 def conclude(
-    task_type: TaskType[Any], task: Task[Any], context: Context, error: BaseException | Outcome, *, random: random_module.Random
+    task_type: TaskType[Any],
+    task: Task[Any],
+    context: Context,
+    error: BaseException | Outcome,
+    *,
+    random: random_module.Random,
+    failure: Failure | None = None,
 ) -> Outcome:
-    """The outcome of a `run` that raised: what it asked for, or a failure that is retried or is not."""
+    """The outcome of a `run` that raised: what it asked for, or a failure that is retried or is not.
+
+    failure: what `describe` says of the error, where it was asked already.
+    """
     if context.settled:
         if not isinstance(error, Outcome):
             logger.error("%s %s raised after its transaction had completed it", task_type.name, context.task_id, exc_info=error)
@@ -321,7 +330,7 @@ def conclude(
         return Outcome(Verdict.IGNORED, reason=clean(error.reason) or None)
     if isinstance(error, Cancel):
         return Outcome(Verdict.CANCELLED, reason=clean(error.reason) or None)
-    failure = describe(error)
+    failure = failure or describe(error)
     if isinstance(error, RetryIn):
         return Outcome(Verdict.RETRIED, delay_seconds=_pause(error.delay, tries=context.attempt), failure=failure)
     context.error = error

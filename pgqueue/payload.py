@@ -6,10 +6,11 @@ what would not validate when it is read back.
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -107,6 +108,23 @@ def encode_result(task_type: TaskType[Any], result: Any, *, limit: int = PAYLOAD
         raise PayloadError(f"{what} is not what Task[...] promises: {summary(error)}") from error
     except Exception as error:  # user code too: serializers and validators may raise anything
         raise PayloadError(f"{what} cannot be stored as JSON: {_line(error)}") from error
+
+
+def entries(task_type: TaskType[Any], returned: Any, count: int) -> list[Any]:
+    """What `run_many` returned, as one entry for each of its `count` tasks: a result or an exception. Raises PayloadError."""
+    if returned is None:
+        return [None] * count
+    what = f"run_many of {task_type.name}"
+    if inspect.isawaitable(returned):
+        getattr(returned, "close", lambda: None)()
+        raise PayloadError(f"{what} returned an awaitable: write `async def run_many`")
+    if not isinstance(returned, Sequence) or isinstance(returned, str | bytes | bytearray):
+        kind = type(returned).__name__
+        raise PayloadError(f"{what} returns a list with an entry for each of its tasks, or None, not a value of type {kind}")
+    found = list(returned)
+    if len(found) != count:
+        raise PayloadError(f"{what} returned {len(found)} entries for {count} tasks: each has one, in the order of the tasks")
+    return found
 
 
 def _encode_anything(result: Any, what: str, limit: int) -> str:

@@ -117,6 +117,7 @@ def task(
     claim: Literal["lease"] | None = None,
     history: bool = True,
     retention: timedelta | None = None,
+    batch_size: int | None = None,
 ) -> Callable[[type[T]], type[T]]: ...
 def task(cls: type[T] | None = None, /, **options: Any) -> type[T] | Callable[[type[T]], type[T]]:
     """Register a task class, as `@task` or `@task(priority=200, frequency=timedelta(seconds=5), unique=True)`.
@@ -131,6 +132,7 @@ def task(cls: type[T] | None = None, /, **options: Any) -> type[T] | Callable[[t
     retry: a `Retry`; else write `next_try`; default one attempt. timeout: per attempt. expires: not started by then → cancelled.
     executor="process": `run` gets a process of its own kind, which can be killed; for work that holds the CPU.
     claim="lease": each claim is written down before the task starts, which makes a repetition after a crash rarer.
+    batch_size: up to so many tasks share one call of the class's `run_many`, which is written instead of `run`.
     history=False: nothing is kept of its finished tasks; retention: less than the fleet's. tags, title, description: for people.
     """
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pgqueue.client import AsyncQueue, Queue
 from pgqueue.context import Context
+from pgqueue.errors import ConfigurationError
 from pgqueue.registry import Registry
 from pgqueue.settings import Settings
 from pgqueue.transactions import Transaction
@@ -42,6 +43,11 @@ class RunnerServices:
         self._queue = Queue(dsn, schema=schema, pool_size=size, settings=settings, registry=registry)
 
     def transaction(self, context: Context, connection: Any) -> Transaction:
+        if self._registry.get(context.type).batch_size is not None:
+            raise ConfigurationError(
+                f"context.transaction() completes one task, and {context.type} is a batch type, whose tasks share a call and a "
+                "slot: use a connection of your own in run_many, and return what became of each task"
+            )
         if self._is_async(context):
             return Transaction(context, None, self._async_queue, connection, own=self._own)
         return Transaction(context, self._queue, None, connection, own=self._own)

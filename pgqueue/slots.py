@@ -2,7 +2,8 @@
 
 A slot is a long-lived asyncio.Task that takes one claimed task after the other. Most of a task's price would otherwise be the
 making of an asyncio.Task for it; user code notices no difference: `asyncio.current_task`, timeouts and task groups work, and
-every attempt has a context of its own. A slot whose attempt was interrupted is not used again.
+every attempt has a context of its own. A slot whose attempt was interrupted is not used again. Where the next task is of a batch
+type, the slot takes more of that type from the buffer and runs them as one call (calls.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from pgqueue.batch import Batch
 from pgqueue.board import Board
+from pgqueue.calls import Call, Calls
 from pgqueue.completer import Completer, Settlement
 from pgqueue.context import Claimed, Services
 from pgqueue.executor import Attempt, Executor
@@ -44,6 +46,7 @@ class Slots:
         services: Services,
         board: Board,
         paces: Paces | None = None,
+        calls: Calls | None = None,
         on_room: Callable[[], None],
         on_start: Callable[[Claimed], None] | None = None,
     ) -> None:
@@ -53,11 +56,16 @@ class Slots:
         self._prefetch = prefetch
         self._services = services
         self._paces = paces
+        self._calls = calls
+        self._batch_sizes = {} if calls is None else calls.sizes
         self._board = board
         self._on_room = on_room
         self._on_start = on_start
         self._buffer: deque[Claimed] = deque()
         self._active: dict[Claimed, Attempt] = {}
+        self._running_calls: set[Call] = set()
+        self._sharing_count = 0
+        """Attempts that run in a slot that another one is counted for."""
         self._held: Counter[str] = Counter()
         self._slots: set[asyncio.Task[None]] = set()
         self._resting: list[asyncio.Future[None]] = []
@@ -77,8 +85,13 @@ class Slots:
 
     @property
     def in_hand(self) -> int:
-        """Tasks claimed and not finished: running and buffered."""
-        return len(self._active) + len(self._buffer)
+        """Slots that are taken and tasks that wait for one; 0 only where no claimed task is unfinished."""
+        return len(self._active) - self._sharing_count + len(self._buffer)
+
+    @property
+    def free_count(self) -> int:
+        """Slots that are not taken."""
+        return self._concurrency - len(self._active) + self._sharing_count
 
     @property
     def is_busy(self) -> bool:
@@ -118,7 +131,9 @@ class Slots:
         """Somebody asked to cancel this task: one in the buffer ends at once, a running one is told or interrupted."""
         for claimed, attempt in self._active.items():
             if claimed.id == task_id and claimed.claim_id == claim_id:
-                attempt.cancel(interrupt=self._executor.execution_of(claimed) != "thread")
+                # The others of its call would be interrupted with it.
+                is_alone = claimed.type not in self._batch_sizes
+                attempt.cancel(interrupt=is_alone and self._executor.execution_of(claimed) != "thread")
                 return
         for claimed in self._buffer:
             if claimed.id == task_id and claimed.claim_id == claim_id:
@@ -152,8 +167,10 @@ class Slots:
 
     def interrupt(self) -> int:
         """Stop what runs: it goes back, no attempt spent. Returns how many."""
-        for attempt in list(self._active.values()):
+        for attempt in self._active.values():
             attempt.interrupt()
+        for call in self._running_calls:
+            call.interrupt()
         return len(self._active)
 
     def __contains__(self, claimed: Claimed) -> bool:
@@ -173,7 +190,7 @@ class Slots:
 
     def _rouse(self) -> None:
         """One slot more for what is buffered, if there is one; it rouses the next before it has to wait."""
-        if not self._buffer or self._closed or len(self._active) >= self._concurrency:
+        if not self._buffer or self._closed or len(self._active) - self._sharing_count >= self._concurrency:
             return
         if self._resting:
             _wake(self._resting.pop())
@@ -183,27 +200,31 @@ class Slots:
             slot.add_done_callback(self._slots.discard)
 
     async def _serve(self) -> None:
-        """Run one attempt after the other."""
+        """Run one attempt, or one call, after the other."""
         me = asyncio.current_task()
         assert me is not None
         while not self._closed:
             if not self._buffer:
                 await self._rest()
                 continue
-            attempt = self._begin(me)
-            if attempt is None:
+            running = self._begin(me)
+            if running is None:
                 await asyncio.sleep(0)
                 continue
-            outcome = attempt.outcome
-            if attempt.rest is not None:
+            outcome: Outcome | None = None
+            if running.rest is not None:
                 self._rouse()
                 try:
-                    outcome = await _Within(attempt.rest, attempt.variables)
+                    outcome = await _Within(running.rest, running.variables)
                 # In here and no deeper: a GeneratorExit that comes out of a future closes every coroutine below this one.
                 except BaseException as error:
-                    outcome = self._executor.escaped(attempt, error)
-            assert outcome is not None
-            self._end(attempt, outcome)
+                    outcome = self._escaped(running, error)
+            if isinstance(running, Call):
+                self._end_call(running)
+            else:
+                outcome = outcome or running.outcome
+                assert outcome is not None
+                self._end(running, outcome)
             if me.cancelling():
                 break  # a cancellation that nobody awaited would hit the next attempt
         # Its place is free for another, while this one is still in the set.
@@ -219,7 +240,7 @@ class Slots:
             if waiting in self._resting:  # ended by a cancellation that user code left behind
                 self._resting.remove(waiting)
 
-    def _begin(self, slot: asyncio.Task[None]) -> Attempt | None:
+    def _begin(self, slot: asyncio.Task[None]) -> Attempt | Call | None:
         """Start the next task, and end it too if it never waits. None: the loop must have its turn first."""
         now = time.perf_counter()
         if not self._yield_at:
@@ -228,6 +249,8 @@ class Slots:
         elif now > self._yield_at:
             return None
         claimed = self._buffer.popleft()
+        if self._batch_sizes and claimed.type in self._batch_sizes:
+            return self._begin_call(claimed, slot, now)
         attempt = Attempt(claimed, self._services)
         attempt.started_at = now
         attempt.slot = slot
@@ -258,11 +281,83 @@ class Slots:
             self._ended_count = 0
             if self._paces is not None:
                 self._paces.observe(claimed.type, seconds)
+        if self._batch_sizes:
+            self._prefetch.observe_width(1)
         self._complete(claimed, outcome, attempt.keeps_history)
         if not self._active and not self._buffer:
             self._idle.set()
-        if len(self._active) + len(self._buffer) <= self.room_below:
+        if len(self._active) - self._sharing_count + len(self._buffer) <= self.room_below:
             self._on_room()
+
+    def _escaped(self, running: Attempt | Call, error: BaseException) -> Outcome | None:
+        """What came out beside the executor ends the attempt, or every one of the call that has no outcome yet."""
+        if not isinstance(running, Call):
+            return self._executor.escaped(running, error)
+        for attempt in running.attempts:
+            attempt.outcome = attempt.outcome or self._executor.escaped(attempt, error)
+        return None
+
+    # ── a call ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin_call(self, first: Claimed, slot: asyncio.Task[None], now: float) -> Call:
+        """Start this task of a batch type and what the buffer holds of it; what does not join the call ends here."""
+        assert self._calls is not None
+        size = self._batch_sizes[first.type]
+        attempts = [self._join(claimed) for claimed in (first, *self._take_along(first.type, size - 1))]
+        call = Call(attempts, size, slot)
+        call.started_at = now
+        call.variables = self._empty.copy()
+        try:
+            call.variables.run(self._calls.begin, call)
+        except BaseException as error:
+            self._escaped(call, error)
+        call.attempts = [attempt for attempt in attempts if attempt.outcome is None]
+        self._running_calls.add(call)
+        self._sharing_count += max(0, len(call.attempts) - 1)
+        for attempt in attempts:
+            if attempt.outcome is not None:
+                self._leave(attempt)
+        return call
+
+    def _take_along(self, type_name: str, limit: int) -> list[Claimed]:
+        """Up to so many tasks of this type out of the buffer, in their order; the others keep theirs."""
+        taken: list[Claimed] = []
+        passed: list[Claimed] = []
+        while self._buffer and len(taken) < limit:
+            claimed = self._buffer.popleft()
+            (taken if claimed.type == type_name else passed).append(claimed)
+        self._buffer.extendleft(reversed(passed))
+        return taken
+
+    def _join(self, claimed: Claimed) -> Attempt:
+        attempt = self._active[claimed] = Attempt(claimed, self._services)
+        if claimed.holding is not None:
+            claimed.holding.start()
+        if self._on_start is not None:
+            self._on_start(claimed)
+        return attempt
+
+    def _end_call(self, call: Call) -> None:
+        self._running_calls.discard(call)
+        self._sharing_count -= max(0, len(call.attempts) - 1)
+        if call.attempts:
+            seconds = time.perf_counter() - call.started_at
+            self._prefetch.observe_duration(seconds)
+            self._prefetch.observe_width(call.batch_size)
+            if self._paces is not None:
+                self._paces.observe(call.attempts[0].claimed.type, seconds)
+        for attempt in call.attempts:
+            self._leave(attempt)
+        self._check_idle()
+        if self.in_hand <= self.room_below:
+            self._on_room()
+
+    def _leave(self, attempt: Attempt) -> None:
+        """An attempt of a call has its outcome."""
+        assert attempt.outcome is not None
+        self._board.ended(attempt.position)
+        del self._active[attempt.claimed]
+        self._complete(attempt.claimed, attempt.outcome, attempt.keeps_history)
 
     def _complete(self, claimed: Claimed, outcome: Outcome, keep: bool = True) -> None:
         settlement = Settlement(claimed, outcome, keep)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, get_origin
 
@@ -58,6 +58,17 @@ class Task(BaseModel, Generic[R]):
         """The work. What it returns is the result; what it raises fails the attempt."""
         raise NotImplementedError(f"{type(self).__name__}.run is not written")
 
+    @classmethod
+    def run_many(
+        cls, tasks: Sequence[Any], /
+    ) -> Sequence[R | BaseException] | Awaitable[Sequence[R | BaseException] | None] | None:
+        """Instead of `run`, with `@task(batch_size=...)`: the work of several tasks of this class in one call.
+
+        Returns one entry for each task, in their order: its result, or the exception that it would have raised. None stands
+        for None for each. What it raises fails every task of the call.
+        """
+        raise NotImplementedError(f"{cls.__name__}.run_many is not written")
+
     def next_try(self) -> timedelta | None:
         """After a failed attempt: how long until the next one. None or a negative time gives up; zero is at once.
 
@@ -96,7 +107,7 @@ def attach(task: Task[Any], context: Context) -> None:
 
 _RESERVED = frozenset(name for name in dir(Task) if not name.startswith("_"))
 _ENGINE = frozenset({"context", "tries", "enqueue"})
-"""What the engine gives a task; `run` and `next_try` are there to be written, and pydantic's own methods may be too."""
+"""What the engine gives a task. The work and `next_try` are there to be written, and pydantic's own methods may be too."""
 
 
 def _refuse_shadowing(cls: type[Task[Any]]) -> None:

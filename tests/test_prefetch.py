@@ -80,3 +80,53 @@ def test_a_runner_never_asks_for_more_than_slots_and_limit_nor_idles_with_a_free
 @pytest.mark.parametrize("in_hand", [10, 11, 1_000])
 def test_a_full_runner_asks_for_nothing(in_hand: int) -> None:
     assert Prefetch(concurrency=10, limit=1_000).request(in_hand) == 0
+
+
+def test_nothing_more_is_claimed_for_batch_types_while_none_of_them_runs() -> None:
+    prefetch = measured(duration_seconds=1.0, round_trip_seconds=0.002)
+    for _ in range(100):
+        prefetch.observe_width(1)
+    assert prefetch.request(0, 10) == 10
+
+
+def test_a_free_slot_is_worth_a_whole_call_while_batch_types_run() -> None:
+    prefetch = measured(duration_seconds=1.0, round_trip_seconds=0.002)
+    for _ in range(100):
+        prefetch.observe_width(50)
+    assert prefetch.request(0, 10) == 500
+    assert prefetch.request(9, 1) == 50
+    assert prefetch.request(10, 0) == 0
+
+
+def test_a_runner_of_batch_types_alone_fills_its_first_calls() -> None:
+    assert Prefetch(concurrency=10, limit=1_000, width=20).request(0, 10) == 200
+
+
+def test_what_is_held_ahead_are_whole_calls() -> None:
+    prefetch = measured(duration_seconds=0.01, round_trip_seconds=0.0021)
+    for _ in range(100):
+        prefetch.observe_width(50)
+    assert prefetch.buffer() == 4 * 50
+    prefetch.observe_duration(1_000.0)
+    assert prefetch.buffer() == 0
+
+
+@given(
+    widths=st.lists(st.integers(1, 10_000), max_size=20),
+    concurrency=st.integers(1, 1_000),
+    limit=st.integers(0, 20_000),
+    taken=st.integers(0, 1_000),
+    buffered=st.integers(0, 50_000),
+)
+def test_however_wide_calls_are_the_limit_holds_and_a_free_slot_gets_a_task(
+    widths: list[int], concurrency: int, limit: int, taken: int, buffered: int
+) -> None:
+    prefetch = Prefetch(concurrency=concurrency, limit=limit)
+    for width in widths:
+        prefetch.observe_duration(0.001)
+        prefetch.observe_width(width)
+    taken = min(taken, concurrency)
+    request = prefetch.request(taken + buffered, concurrency - taken)
+    assert 0 <= request <= max(0, concurrency + limit - taken - buffered)
+    if taken + buffered < concurrency:
+        assert request >= concurrency - taken - buffered

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 
 from pgqueue import Retry, Task, on_runner_start, task
@@ -110,3 +112,18 @@ class LoseSupervisor(Task):
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
                 pass
+
+
+@task(batch_size=50, retry=Retry(max_attempts=2, initial=AT_ONCE), timeout=timedelta(seconds=0.3))
+class Together(Task):
+    """Many at a time; one of them may take the process down, or hold it up."""
+
+    harm: str = ""
+
+    @classmethod
+    async def run_many(cls, tasks: Sequence[Together]) -> None:
+        harms = {one.harm for one in tasks}
+        if "kill" in harms:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "hang" in harms:
+            ctypes.PyDLL(None).sleep(60)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict, assert_type
+from typing import Any, Self, TypedDict, assert_type
 from uuid import UUID
 
 import psycopg
@@ -107,6 +108,24 @@ class Billing(Task[Bill]):
         return {"total": 1}
 
 
+@task(batch_size=50)
+class Translate(Task[str]):
+    text: str
+
+    @classmethod
+    async def run_many(cls, tasks: Sequence[Self]) -> Sequence[str | BaseException]:
+        assert_type(tasks[0].context, Context)
+        return [one.text or ValueError("nothing to translate") for one in tasks]
+
+
+@task(batch_size=10)
+class Index(Task):
+    """One that names itself, returns nothing and runs in a thread."""
+
+    @classmethod
+    def run_many(cls, documents: Sequence[Index]) -> None: ...
+
+
 @on_runner_start
 async def start(resources: dict[str, Any]) -> None:
     resources["client"] = object()
@@ -119,6 +138,8 @@ def blocking(queue: Queue, connection: psycopg.Connection[Any]) -> None:
     assert_type(queue.enqueue(Derived(user_id=5)).result(), int | None)
     assert_type(queue.enqueue(Pointing()).result(), Point)
     assert_type(queue.enqueue(Billing()).result(), Bill)
+    assert_type(queue.enqueue(Translate(text="a")).result(), str)
+    assert_type(queue.run_now(Translate(text="a")), str)
     handle = queue.enqueue(
         HealthCheck(url="x"),
         delay=timedelta(minutes=5),
