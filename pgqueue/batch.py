@@ -16,7 +16,7 @@ from pgqueue.context import Claimed
 if TYPE_CHECKING:
     from pgqueue.completer import Settlement
 
-HOLD_SECONDS = 0.008
+HOLD_SECONDS = 0.004
 """A finished task waits so long for its neighbours; once more as long where they would all be started by then."""
 GRACE_SECONDS = 0.002
 """The same when every neighbour runs already: those that end at once may still come along."""

@@ -9,8 +9,14 @@ late were wide, so that calls are full where there is enough to do, and nothing 
 
 from __future__ import annotations
 
+import math
+
 SMOOTHING = 0.2
 """Weight of the newest measurement in a moving average."""
+RUNS_REMEMBERED = 200
+"""Runs that the mean duration is of, about: fewer, and a few quick ones in a row would hide that every tenth is slow."""
+PACE_SECONDS = 0.1
+"""The time that the measured pace is of, about: tasks end in bursts, a batch at a time."""
 ROUND_TRIPS = 2.0
 
 
@@ -20,7 +26,8 @@ class Prefetch:
     def __init__(self, *, concurrency: int, limit: int, width: int = 1) -> None:
         self._concurrency = concurrency
         self._limit = limit
-        self._duration_seconds: float | None = None
+        self._seconds = 0.0
+        self._run_count = 0.0
         self._round_trip_seconds = 0.002
         self._finished_count = 0
         self._pace = 0.0
@@ -28,9 +35,12 @@ class Prefetch:
         self._width = float(width)
 
     def observe_duration(self, seconds: float, count: int = 1) -> None:
-        """A run took this long, and so many have ended since the last that was measured."""
-        known = self._duration_seconds
-        self._duration_seconds = seconds if known is None else known + SMOOTHING * (seconds - known)
+        """So many runs took about this long each."""
+        if self._run_count >= RUNS_REMEMBERED:
+            self._seconds /= 2
+            self._run_count /= 2
+        self._seconds += seconds * count
+        self._run_count += count
         self._finished_count += count
 
     def observe_width(self, width: int) -> None:
@@ -41,16 +51,18 @@ class Prefetch:
         """A claim took this long, and it is `now` on a monotonic clock."""
         self._round_trip_seconds += SMOOTHING * (seconds - self._round_trip_seconds)
         if self._measured_at is not None:
-            self._pace = self._finished_count / max(now - self._measured_at, 1e-6)
+            seconds = max(now - self._measured_at, 1e-6)
+            weight = 1.0 if not self._pace else 1.0 - math.exp(-seconds / PACE_SECONDS)
+            self._pace += weight * (self._finished_count / seconds - self._pace)
         self._finished_count, self._measured_at = 0, now
 
     def buffer(self) -> int:
         """Tasks to hold beyond the slots: 0 until a duration has been measured."""
-        if self._duration_seconds is None:
+        if not self._run_count:
             return 0
-        # What the slots could do by the measured durations, or what they did since the last claim: tasks that end at once wait
-        # for each other on the loop, which makes them look slower than they are.
-        pace = max(self._concurrency / max(self._duration_seconds, 1e-6), self._pace)
+        # What the slots could do by the measured durations, or what they did of late: tasks that end at once wait for each other
+        # on the loop, which makes them look slower than they are.
+        pace = max(self._concurrency / max(self._seconds / self._run_count, 1e-6), self._pace)
         # Whole runs: a part of one would make the next call a small one.
         runs = int(min(self._limit, ROUND_TRIPS * self._round_trip_seconds * pace))
         return min(self._limit, runs * self._tasks_per_run)

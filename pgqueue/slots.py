@@ -71,7 +71,7 @@ class Slots:
         self._resting: list[asyncio.Future[None]] = []
         self._empty = contextvars.Context()
         self._yield_at = 0.0
-        self._ended_count = 0
+        self._soon_count = 0
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -275,12 +275,13 @@ class Slots:
         claimed = attempt.claimed
         del self._active[claimed]
         seconds = time.perf_counter() - attempt.started_at
-        self._ended_count += 1
-        if seconds > SOON_SECONDS or self._ended_count >= SAMPLE:
-            self._prefetch.observe_duration(seconds, self._ended_count)
-            self._ended_count = 0
-            if self._paces is not None:
-                self._paces.observe(claimed.type, seconds)
+        if seconds > SOON_SECONDS:
+            self._measure(claimed, seconds, 1)
+        else:
+            self._soon_count += 1
+            if self._soon_count >= SAMPLE:
+                self._soon_count = 0
+                self._measure(claimed, seconds, SAMPLE)
         if self._batch_sizes:
             self._prefetch.observe_width(1)
         self._complete(claimed, outcome, attempt.keeps_history)
@@ -358,6 +359,11 @@ class Slots:
         self._board.ended(attempt.position)
         del self._active[attempt.claimed]
         self._complete(attempt.claimed, attempt.outcome, attempt.keeps_history)
+
+    def _measure(self, claimed: Claimed, seconds: float, count: int) -> None:
+        self._prefetch.observe_duration(seconds, count)
+        if self._paces is not None:
+            self._paces.observe(claimed.type, seconds)
 
     def _complete(self, claimed: Claimed, outcome: Outcome, keep: bool = True) -> None:
         settlement = Settlement(claimed, outcome, keep)
