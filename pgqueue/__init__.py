@@ -56,8 +56,8 @@ __all__ = [
     "AsyncQueue", "AsyncTaskHandle", "AttemptRecord", "Cancel", "ConfigurationError", "Context", "DatabaseUnavailable",
     "DiscoveryError", "EmbeddedError", "EnqueueConflict", "Ignore", "LeaseLost", "Observer", "PayloadError",
     "PgQueueError", "Queue", "QueueRecord", "ResultTimeout", "Retry", "RetryIn", "Runner", "RunnerStats", "Scheduler",
-    "SchemaError", "Settings", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead", "TaskDeleted", "TaskFinished", "TaskHandle",
-    "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique", "UnknownTask",
+    "SchemaError", "Settings", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead", "TaskDeleted", "TaskFinished",
+    "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique", "UnknownTask",
     "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
 ]  # fmt: skip
 

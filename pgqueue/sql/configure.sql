@@ -5,5 +5,6 @@ VALUES (%(queue)s::text, %(aging)s::interval)
 ON CONFLICT (name) DO UPDATE
 SET aging = CASE WHEN %(sets_aging)s::boolean THEN excluded.aging ELSE known.aging END, updated_at = clock_timestamp()
 RETURNING
-    known.name AS queue, least(known.aging, interval '3650 days') AS aging, known.paused_at,
-    EXISTS (SELECT FROM {schema}.task WHERE task.queue = known.name) AS has_tasks
+    known.name AS queue,
+    CASE WHEN known.aging > interval '3650 days' THEN interval '3650 days' ELSE known.aging END AS aging,
+    known.paused_at, EXISTS (SELECT FROM {schema}.task WHERE task.queue = known.name) AS has_tasks

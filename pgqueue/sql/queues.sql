@@ -10,8 +10,9 @@ WITH RECURSIVE found AS (
     SELECT found.queue AS name FROM found WHERE found.queue IS NOT NULL
 )
 SELECT
-    coalesce(holding.name, configured.name) AS queue, least(configured.aging, interval '3650 days') AS aging, configured.paused_at,
-    holding.name IS NOT NULL AS has_tasks
+    coalesce(holding.name, configured.name) AS queue,
+    CASE WHEN configured.aging > interval '3650 days' THEN interval '3650 days' ELSE configured.aging END AS aging,
+    configured.paused_at, holding.name IS NOT NULL AS has_tasks
 FROM holding
 FULL JOIN {schema}.queue AS configured ON configured.name = holding.name
 ORDER BY queue
