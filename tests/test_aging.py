@@ -17,11 +17,11 @@ import psycopg
 import pytest
 
 from pgqueue import AsyncQueue, ConfigurationError, Queue, QueueRecord, Runner, Settings, Task, task
-from pgqueue.aging import REACH_MAX, REACH_MIN, Agings, Reach, by_age, by_priority
+from pgqueue.aging import PRIORITIES_LIMIT, REACH_MAX, REACH_MIN, Agings, Reach, by_age, by_priority
 from pgqueue.board import Board
 from pgqueue.completer import Completer, Settlement
 from pgqueue.context import Claimed
-from pgqueue.database import connection_parameters
+from pgqueue.database import Parameters, connection_parameters
 from pgqueue.lane import Closing, Lane
 from pgqueue.link import Link
 from pgqueue.outcomes import RETURNED, Outcome
@@ -30,7 +30,7 @@ from pgqueue.scan import HeadScan
 from pgqueue.slots import Slots
 from pgqueue.statements import statements
 from pgqueue.strangers import Strangers
-from pgqueue.watermark import PRIORITIES_MAX, QueueWatermarks
+from pgqueue.watermark import PRIORITIES_MAX, WHOLE, QueueWatermarks
 from tests.conftest import eventually
 from tests.test_lanes import locking, trusted
 
@@ -207,6 +207,28 @@ def test_a_claim_that_came_back_short_looks_farther_up_to_a_limit_and_a_full_one
     for _ in range(10):
         reach.found(10, 10)
     assert reach.of(10) == 10 * REACH_MIN
+
+
+@pytest.mark.parametrize("name", ["claim_aged", "lock_aged"])
+def test_a_claim_reads_some_pages_for_each_candidate_and_not_the_queue_also_without_statistics(
+    name: str, connection: Row
+) -> None:
+    connection.execute("ALTER TABLE pgqueue.task SET (autovacuum_enabled = off)")
+    insert(connection, *((number, 90 + number % 5, timedelta(seconds=number)) for number in range(20_000)))
+    limit, reach = 100, 200
+    parameters = {
+        "queue": "default", "types": ["note"], "runner_id": uuid.uuid4(), "claim_id": uuid.uuid4(), "leased_types": [],
+        "limit": limit, "reach": reach, "aging": MINUTE, "priorities": PRIORITIES_LIMIT, **WHOLE._asdict(),
+    }  # fmt: skip
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        connection.execute(f"SET plan_cache_mode = {mode}")
+        with connection.transaction(force_rollback=True):
+            text = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {getattr(SQL, name).text}"
+            row = connection.execute(text, Parameters(parameters), prepare=True).fetchone()
+        assert row is not None
+        plan = row[0][0]["Plan"]
+        # A walk of the queue's part of the index for each task would be 150 pages and more, a look-up is about four.
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 5 * reach + 40 * limit, mode
 
 
 # ── nobody writes, nobody shares ────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,8 @@
 -- No index has this order, but each priority's part of the ready index has it. So: which priorities there are, one probe each;
 -- of each the first candidates from its watermark on, unlocked; merged, and then locked in that order. The differences are
 -- intervals: a timestamp would overflow. Nobody's row is locked that is not taken; what others hold is skipped, so more
--- candidates are looked at (`reach`) than are wanted.
+-- candidates are looked at (`reach`) than are wanted. A candidate is looked up by its whole key: with the id alone a planner
+-- without statistics takes the ready index all the same, and walks the queue's part of it each time.
 -- Parameters and result: as claim.sql; also aging, reach (candidates), priorities (how many are looked at, at most).
 WITH RECURSIVE stretch (priority, maturity_at, id, last_priority) AS (
     SELECT segment.first_priority, segment.maturity_at, segment.id, segment.last_priority
@@ -21,7 +22,7 @@ WITH RECURSIVE stretch (priority, maturity_at, id, last_priority) AS (
         LIMIT 1
     ) AS following
 ), candidate AS MATERIALIZED (
-    SELECT ready.id
+    SELECT -ready.priority AS priority, ready.maturity_at, ready.id
     FROM (SELECT stretch.* FROM stretch LIMIT %(priorities)s::bigint) AS stretch
     CROSS JOIN LATERAL (
         SELECT ready.id, ready.priority, ready.maturity_at
@@ -43,7 +44,8 @@ WHERE queue = %(queue)s::text AND id = ANY(ARRAY(
     CROSS JOIN LATERAL (
         SELECT ready.id
         FROM {schema}.task AS ready
-        WHERE ready.queue = %(queue)s::text AND ready.id = candidate.id AND ready.status = 'ready'
+        WHERE ready.queue = %(queue)s::text AND ready.status = 'ready'
+            AND -ready.priority = candidate.priority AND ready.maturity_at = candidate.maturity_at AND ready.id = candidate.id
         FOR UPDATE SKIP LOCKED
     ) AS picked
     LIMIT %(limit)s::bigint

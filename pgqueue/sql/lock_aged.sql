@@ -17,7 +17,7 @@ WITH RECURSIVE stretch (priority, maturity_at, id, last_priority) AS (
         LIMIT 1
     ) AS following
 ), candidate AS MATERIALIZED (
-    SELECT ready.id
+    SELECT -ready.priority AS priority, ready.maturity_at, ready.id
     FROM (SELECT stretch.* FROM stretch LIMIT %(priorities)s::bigint) AS stretch
     CROSS JOIN LATERAL (
         SELECT ready.id, ready.priority, ready.maturity_at
@@ -37,7 +37,8 @@ WITH RECURSIVE stretch (priority, maturity_at, id, last_priority) AS (
             ready.id, ready.type, ready.attempt, ready.priority, ready.maturity_at, ready.payload, ready.options, ready.headers,
             ready.expires_at
         FROM {schema}.task AS ready
-        WHERE ready.queue = %(queue)s::text AND ready.id = candidate.id AND ready.status = 'ready'
+        WHERE ready.queue = %(queue)s::text AND ready.status = 'ready'
+            AND -ready.priority = candidate.priority AND ready.maturity_at = candidate.maturity_at AND ready.id = candidate.id
         FOR UPDATE SKIP LOCKED
     ) AS picked
     LIMIT %(limit)s::bigint
