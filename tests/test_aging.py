@@ -342,6 +342,23 @@ async def test_what_a_scan_finds_behind_the_watermarks_comes_in_the_order_of_the
     assert numbers(found) == [4, 3]
 
 
+async def test_strangers_of_a_lower_priority_are_passed_by_while_a_higher_one_has_tasks(
+    migrated_database: str, connection: Row
+) -> None:
+    insert(connection, *((number, 100, timedelta(seconds=number)) for number in range(20)))
+    insert(connection, *((number, 50, timedelta(seconds=number)) for number in range(100, 200)))
+    connection.execute("UPDATE pgqueue.task SET type = 'newer' WHERE priority = 50")
+    insert(connection, (999, 50, timedelta(hours=2)))
+    async with taker(migrated_database, "leased", MINUTE) as one:
+        assert await one.numbers(5) == [0, 1, 2, 3, 4]
+        strangers = Strangers(
+            SQL, one.link, types=["note"], delay=MINUTE, watermarks=one.watermarks, on_ready=lambda queue: None
+        )  # fmt: skip
+        await strangers.look_ahead("default")
+        assert one.watermarks["default"].segments().starts[-50][0] == START + timedelta(hours=2)
+        assert await one.numbers(20) == [*range(5, 20), 999]
+
+
 async def test_a_later_batch_overtakes_in_the_buffer_by_its_own_queue_s_order_and_moves_no_other_queue() -> None:
     started: list[str] = []
 

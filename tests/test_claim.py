@@ -23,7 +23,7 @@ from pgqueue.lane import Lane
 from pgqueue.link import Link
 from pgqueue.settings import Settings
 from pgqueue.statements import Statements, statements
-from pgqueue.watermark import WHOLE, QueueWatermarks, Watermarks
+from pgqueue.watermark import PRIORITIES_MAX, WHOLE, QueueWatermarks, Watermarks
 from tests.conftest import eventually
 
 SQL = statements("pgqueue")
@@ -245,7 +245,7 @@ def parameters(name: str, connection: Row) -> dict[str, Any]:
         "promote": {"queue": "default", "types": ["note"], "limit": 500},
         "scan_head": {**claim, **slices, "schema": "pgqueue"},
         "scan_peek": {**claim, **slices, "schema": "pgqueue"},
-        "look_ahead": {**claim, **segments},
+        "look_ahead": {**claim, **segments, "priorities": PRIORITIES_MAX},
         "block_types": {**claim, **watermarks.slices()[0]._asdict(), "delay": 0.0},
         "free_types": claim,
     }[name]
