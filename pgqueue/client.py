@@ -31,10 +31,10 @@ from pgqueue.joining import arun_joined, run_joined
 from pgqueue.operations import AlreadyEnqueued, Inserted
 from pgqueue.pools import AsyncPool, Pool
 from pgqueue.preparation import prepare, prepare_many
-from pgqueue.records import AttemptRecord, TaskPage, TaskRecord
+from pgqueue.records import AttemptRecord, QueueRecord, TaskPage, TaskRecord
 from pgqueue.registry import Registry
 from pgqueue.registry import registry as default_registry
-from pgqueue.requests import EnqueueOptions, Request
+from pgqueue.requests import EnqueueOptions, QueueOptions, Request, check_name, check_queue_options
 from pgqueue.server import Home
 from pgqueue.settings import Settings, load
 from pgqueue.statements import statements
@@ -236,6 +236,19 @@ class Queue(_Client[Pool]):
         wanted, because = check_unfinished(self._pick(status, type, queue, tags)), check_reason(reason)
         return self._run(lambda: operations.cancel_all(self._sql, wanted, because))
 
+    def queues(self) -> builtins.list[QueueRecord]:
+        """The queues that hold unfinished tasks or have settings, by name."""
+        return self._run(lambda: operations.queues(self._sql))
+
+    def configure(self, name: str, **options: Unpack[QueueOptions]) -> QueueRecord:
+        """Set how a queue is worked off; what is left out stays as it is. Runners follow within a few seconds.
+
+        aging: a task gains one step of priority for each such time that it has waited; None: strictly by priority.
+        Returns how the queue is set now. Raises ConfigurationError.
+        """
+        queue, checked = check_name(name, "queue"), check_queue_options(options)
+        return self._run(lambda: operations.configure(self._sql, queue, checked))
+
     def run_now(self, task: Task[R]) -> R:
         """Run a task here and now, without the database: for scripts and tests. Its exception comes out as it is."""
         from pgqueue.eager import run_eagerly
@@ -400,6 +413,15 @@ class AsyncQueue(_Client[AsyncPool]):
         """Cancel every unfinished task that matches and was there at the call; running ones are asked. Returns how many."""
         wanted, because = check_unfinished(self._pick(status, type, queue, tags)), check_reason(reason)
         return await self._run(lambda: operations.cancel_all(self._sql, wanted, because))
+
+    async def queues(self) -> builtins.list[QueueRecord]:
+        """The queues that hold unfinished tasks or have settings, by name."""
+        return await self._run(lambda: operations.queues(self._sql))
+
+    async def configure(self, name: str, **options: Unpack[QueueOptions]) -> QueueRecord:
+        """Set how a queue is worked off, as Queue.configure does."""
+        queue, checked = check_name(name, "queue"), check_queue_options(options)
+        return await self._run(lambda: operations.configure(self._sql, queue, checked))
 
     async def run_now(self, task: Task[R]) -> R:
         """Run a task here and now, without the database: for scripts and tests. Its exception comes out as it is."""

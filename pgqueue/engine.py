@@ -20,6 +20,7 @@ from typing import Any
 
 import psycopg
 
+from pgqueue.aging import Agings
 from pgqueue.board import Board
 from pgqueue.calls import Calls
 from pgqueue.claiming import Claiming
@@ -41,6 +42,7 @@ from pgqueue.prefetch import Prefetch
 from pgqueue.processes import Processes, Setup
 from pgqueue.quarantine import Quarantine
 from pgqueue.readiness import check_schema, register_types
+from pgqueue.records import QueueRecord
 from pgqueue.registry import Registry
 from pgqueue.scan import HeadScan
 from pgqueue.services import RunnerServices
@@ -136,6 +138,7 @@ class Engine:
             on_owning=lambda name: self._paces.lease_always(name),
         )
         self._watermarks = QueueWatermarks()
+        self._agings = Agings()
         self._paces = Paces(assignment.types, patience_seconds=assignment.patience_seconds, leased=self._always_leased())
         self._turns = Turns(assignment.weights, pause_max_seconds=settings.poll_interval.total_seconds())
         self._prefetch = Prefetch(
@@ -169,6 +172,7 @@ class Engine:
                 undecodable_delay=settings.undecodable_delay,
                 result_bytes_max=settings.max_payload_bytes,
             ),
+            order=self._agings.order,
             on_room=lambda: self._claiming.look(),
             on_start=observer.started,
         )
@@ -198,7 +202,7 @@ class Engine:
             poll_seconds=settings.poll_interval.total_seconds(),
             queues=lambda: self._turns.queues,
             on_promoted=self._on_promoted,
-            on_discovered=self._on_discovered if self._turns.discovers else None,
+            on_discovered=self._on_discovered,
             listener=self._listener,
         )
         self._scan = self._head_scan(scan)
@@ -235,6 +239,7 @@ class Engine:
             runner_id=self._assignment.id,
             types=self._assignment.types,
             watermarks=self._watermarks,
+            agings=self._agings,
             patience_seconds=self._assignment.patience_seconds,
             limits=self._lane_limits,
         )
@@ -248,6 +253,7 @@ class Engine:
             runner_id=self._assignment.id,
             types=types,
             watermarks=watermarks,
+            agings=self._agings,
             queues=lambda: self._turns.queues,
             strangers=Strangers(self._sql, link, types=types, delay=delay, watermarks=watermarks, on_ready=self._on_ready),
             room=self._room,
@@ -342,6 +348,8 @@ class Engine:
         await self._claim_link.wait_until_up(timeout_seconds=timeout, say=logger.warning)
         await check_schema(self._claim_link, self._sql)
         await register_types(self._claim_link, self._sql, [self._registry.get(name) for name in self._assignment.types])
+        # Before the first claim: it must know the order of its queue.
+        self._on_discovered([QueueRecord(*row) for row in await self._claim_link.rows(self._sql.queues())])
         await call_start_hooks(self._services.resources)
         await self._take_over()
 
@@ -498,9 +506,11 @@ class Engine:
         self._promotion.look()
         self._claiming.look()
 
-    def _on_discovered(self, queues: list[str]) -> None:
-        if set(queues) - set(self._turns.queues):
-            self._turns.discover(queues)
+    def _on_discovered(self, queues: list[QueueRecord]) -> None:
+        self._agings.learn(queues)
+        names = [queue.name for queue in queues if queue.has_tasks]
+        if self._turns.discovers and set(names) - set(self._turns.queues):
+            self._turns.discover(names)
             self._claiming.look()
 
     def _cancel(self, requests: Sequence[tuple[str, str]]) -> None:

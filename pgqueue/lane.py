@@ -3,6 +3,7 @@
 By lease, a claim is written down and committed before its tasks start. By lock, the lane's transaction stays open while they
 run: the row locks are the claim, free themselves when the connection dies, and a task costs one lock, one DELETE and one row of
 history. `turn` is such a lane's cycle, in one round trip: settle what has ended, lease what has not, COMMIT, BEGIN, lock anew.
+A queue that ages (aging.py) has statements of its own for both: claim_aged.sql, lock_aged.sql.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from pgqueue.aging import PRIORITIES_LIMIT, Agings, Reach
 from pgqueue.batch import Batch
 from pgqueue.completer import Settlement, id_array, outcome_entry
 from pgqueue.context import Claimed
@@ -26,7 +28,7 @@ from pgqueue.database import AsyncConnection, is_lost
 from pgqueue.errors import PgQueueError
 from pgqueue.link import Link
 from pgqueue.outcomes import SUCCEEDED, Verdict
-from pgqueue.statements import Statements
+from pgqueue.statements import Statement, Statements
 from pgqueue.watermark import WHOLE, Segments, Watermarks
 from pgqueue.wire import Exchange, Reply
 
@@ -96,6 +98,7 @@ class Lane:
         runner_id: uuid.UUID,
         types: Sequence[str],
         watermarks: Mapping[str, Watermarks],
+        agings: Agings | None = None,
         patience_seconds: float = 0.0,
         limits: Callable[[AsyncConnection], dict[str, str]] = lambda connection: {},
     ) -> None:
@@ -104,6 +107,8 @@ class Lane:
         self._runner_id = str(runner_id)
         self._types = list(types)
         self._watermarks = watermarks
+        self._agings = Agings() if agings is None else agings
+        self._reach = Reach()
         self._patience_seconds = patience_seconds
         self._limits = limits
         self._segments = WHOLE
@@ -125,8 +130,9 @@ class Lane:
         connection = await self._link.connection()
         started_at = time.monotonic()
         cursor = connection.cursor(binary=True)
-        await cursor.execute(self._sql.claim.text, self._parameters(queue, claim_id, limit, segments), prepare=True)
+        await cursor.execute(*self._pick(self._sql.claim, self._sql.claim_aged, queue, claim_id, limit, segments), prepare=True)
         rows = await cursor.fetchall()
+        self._reach.found(len(rows), limit)
         self.round_trip_seconds = time.monotonic() - started_at
         return [Claimed(queue, claim_id, *row) for row in rows]
 
@@ -227,7 +233,9 @@ class Lane:
         if following is None or locked is None:
             return None
         self.round_trip_seconds = time.monotonic() - started_at
-        return self._opened(following[0], claim_id, exchange.rows(locked))
+        rows = exchange.rows(locked)
+        self._reach.found(len(rows), following[1])
+        return self._opened(following[0], claim_id, rows)
 
     def _settle(self, exchange: Exchange, opened: Opened, closing: Closing) -> None:
         if closing.recorded:
@@ -260,8 +268,8 @@ class Lane:
 
     def _lock(self, exchange: Exchange, claim_id: str, queue: str, limit: int, leased_types: Sequence[str]) -> Reply:
         self._segments = self._watermarks[queue].segments()
-        parameters = self._parameters(queue, claim_id, limit, self._segments)
-        return exchange.add(self._sql.lock.text, {**parameters, "leased_types": list(leased_types)})
+        text, parameters = self._pick(self._sql.lock, self._sql.lock_aged, queue, claim_id, limit, self._segments)
+        return exchange.add(text, {**parameters, "leased_types": list(leased_types)})
 
     def _opened(self, queue: str, claim_id: str, rows: Sequence[tuple[Any, ...]]) -> Opened:
         opened = Opened(queue, claim_id)
@@ -295,6 +303,16 @@ class Lane:
         """A task of this key is ready (again)."""
         self._watermarks[queue].retreat(priority, maturity_at, id)
 
+    def _pick(
+        self, strict: Statement, aged: Statement, queue: str, claim_id: str, limit: int, segments: Segments
+    ) -> tuple[str, dict[str, Any]]:
+        """The statement that picks in this queue's order, with its parameters."""
+        parameters = self._parameters(queue, claim_id, limit, segments)
+        aging = self._agings.of(queue)
+        if aging is None:
+            return strict.text, parameters
+        return aged.text, {**parameters, "aging": aging, "reach": self._reach.of(limit), "priorities": PRIORITIES_LIMIT}
+
     def _parameters(self, queue: str, claim_id: str, limit: int, segments: Segments) -> dict[str, Any]:
         return {
             "queue": queue,
@@ -310,15 +328,11 @@ class Lane:
 
     def _in_order(self, queue: str, tasks: list[Claimed]) -> list[Claimed]:
         """Sorted to run, and the watermarks moved past them."""
-        tasks.sort(key=_run_order)
+        # The order of RETURNING is no order.
+        tasks.sort(key=self._agings.order(queue))
         # The last of each priority is the farthest.
         self._watermarks[queue].advance({claimed.priority: claimed for claimed in tasks}.values(), len(tasks), self._segments)
         return tasks
-
-
-def _run_order(claimed: Claimed) -> tuple[int, Any, str]:
-    """The order of RETURNING is no order."""
-    return -claimed.priority, claimed.maturity_at, claimed.id
 
 
 def _unwatch(loop: asyncio.AbstractEventLoop, number: int) -> None:

@@ -19,6 +19,7 @@ from pgqueue import partitions, steps
 from pgqueue.errors import PgQueueError
 from pgqueue.link import Link
 from pgqueue.listener import LOOKAHEAD_SECONDS, Listener
+from pgqueue.records import QueueRecord
 from pgqueue.settings import Settings
 from pgqueue.statements import Call, Statements
 
@@ -51,7 +52,7 @@ class Promotion:
         poll_seconds: float,
         queues: Callable[[], list[str]],
         on_promoted: Callable[[str, list[tuple[int, Any, str]]], None],
-        on_discovered: Callable[[list[str]], None] | None = None,
+        on_discovered: Callable[[list[QueueRecord]], None] | None = None,
         listener: Listener | None = None,
     ) -> None:
         self._sql = sql
@@ -123,11 +124,11 @@ class Promotion:
             wake_ats.append(self._discover_at)
         return max(0.0, min(wake_ats) - time.monotonic())
 
-    async def _discover(self, on_discovered: Callable[[list[str]], None]) -> None:
-        """Which queues there are. Whoever listens is told of a new one, so that looking now and then is enough."""
+    async def _discover(self, on_discovered: Callable[[list[QueueRecord]], None]) -> None:
+        """Which queues there are, and how they are set. Whoever listens is told of a new one: a look now and then is enough."""
         interval = self._poll_seconds * (1 if self._listener is None else DISCOVERY_POLLS)
         self._discover_at = time.monotonic() + interval * random.uniform(0.8, 1.0)
-        on_discovered([row[0] for row in await self._link.rows(self._sql.queues())])
+        on_discovered([QueueRecord(*row) for row in await self._link.rows(self._sql.queues())])
 
     async def _promote(self, queue: str) -> None:
         """Promote a batch of this queue, and set when to look again."""

@@ -16,8 +16,8 @@ from pgqueue.copying import array_literal, chunks
 from pgqueue.database import Operation
 from pgqueue.errors import EnqueueConflict, TaskNotFound
 from pgqueue.filters import Filter, Page
-from pgqueue.records import AttemptRecord, TaskPage, TaskRecord
-from pgqueue.requests import Request
+from pgqueue.records import AttemptRecord, QueueRecord, TaskPage, TaskRecord
+from pgqueue.requests import QueueOptions, Request
 from pgqueue.statements import Copy, Statements
 from pgqueue.states import UNFINISHED, Status
 
@@ -292,10 +292,10 @@ def cancel(sql: Statements, queue: str, task_id: uuid.UUID, reason: str | None, 
 def cancel_all(sql: Statements, wanted: Filter, reason: str | None) -> Operation[int]:
     """Cancel what waits and ask for what runs, in batches of 1,000, each a transaction of its own. Returns how many."""
     started_at = (yield sql.clock())[0][0]
-    queues = [wanted.queue] if wanted.queue is not None else [row[0] for row in (yield sql.queues())]
+    names = [wanted.queue] if wanted.queue is not None else [row[0] for row in (yield sql.queues())]
     cancelled = 0
     for statement in (sql.cancel_all, sql.cancel_running):
-        for queue in queues:
+        for queue in names:
             parameters = {**wanted.parameters(), "queue": queue, "created_before": started_at, "reason": reason}
             after: uuid.UUID | None = FIRST_ID
             while after is not None:
@@ -334,3 +334,18 @@ def counts(sql: Statements, queue: str | None) -> Operation[dict[str, dict[Statu
     for name, status, count in rows:
         result.setdefault(name, {})[Status(status)] = count
     return result
+
+
+# ── queues ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def queues(sql: Statements) -> Operation[list[QueueRecord]]:
+    """Those that hold unfinished tasks and those that have settings, by name."""
+    rows = yield sql.queues()
+    return [QueueRecord(*row) for row in rows]
+
+
+def configure(sql: Statements, queue: str, options: QueueOptions) -> Operation[QueueRecord]:
+    """Set what is given, leave the rest, and say how the queue is set now."""
+    rows = yield sql.configure(queue=queue, sets_aging="aging" in options, aging=options.get("aging"))
+    return QueueRecord(*rows[0])

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pgqueue.states import Status
@@ -70,6 +70,20 @@ class AttemptRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueRecord:
+    """A queue and its settings. aging: None is strict priority. has_tasks: whether it holds unfinished ones."""
+
+    name: str
+    aging: timedelta | None
+    paused_at: datetime | None
+    has_tasks: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """The record as JSON values: lengths of time in seconds."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
 class TaskPage:
     """Tasks, newest id first. `cursor` gives the next page to `list(cursor=...)`; None: this was the last."""
 
@@ -96,6 +110,8 @@ def loads(text: str | None) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     if isinstance(value, uuid.UUID | Status):
         return str(value)
     return list(value) if isinstance(value, tuple) else value

@@ -24,6 +24,8 @@ TAG_COUNT_MAX = 50
 DELAY_MAX = timedelta(days=365_000)
 INSTANT_MIN, INSTANT_MAX = 2, 9998
 """Years in UTC between which an instant may lie, so that Python and PostgreSQL both hold it in any timezone."""
+AGING_MAX = timedelta(days=3_650)
+"""With it the difference that all priorities make still fits a timedelta and an interval."""
 REASON_MAX = 10_000
 """Characters in the reason of a cancellation."""
 
@@ -60,6 +62,12 @@ class EnqueueOptions(TypedDict, total=False):
     tags: Sequence[str] | None
     headers: Mapping[str, str] | None
     notify: bool | None
+
+
+class QueueOptions(TypedDict, total=False):
+    """What may be set of a queue; what is left out stays as it is."""
+
+    aging: timedelta | None
 
 
 class Request(NamedTuple):
@@ -137,6 +145,24 @@ def check_positive(duration: Any, what: str) -> timedelta:
     if check_delay(duration, what) == 0:
         raise ConfigurationError(f"{what} takes a timedelta above zero")
     result: timedelta = duration
+    return result
+
+
+def check_queue_options(options: Mapping[str, Any]) -> QueueOptions:
+    """What is to be set of a queue: something, and nothing unknown."""
+    known = QueueOptions.__annotations__
+    if not options or options.keys() - known:
+        wrong = f"has no option {min(options.keys() - known)!r}" if options else "was given nothing to set"
+        raise ConfigurationError(f"configure {wrong}; it takes {', '.join(known)}")
+    aging = options["aging"]
+    return {"aging": None if aging is None else check_aging(aging)}
+
+
+def check_aging(aging: Any) -> timedelta:
+    """How long a task waits for one step of priority."""
+    if check_positive(aging, "aging") > AGING_MAX:
+        raise ConfigurationError(f"aging takes at most {AGING_MAX.days:,} days, not {aging}")
+    result: timedelta = aging
     return result
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import psycopg
 
+from pgqueue.aging import Agings
 from pgqueue.context import Claimed
 from pgqueue.errors import PgQueueError
 from pgqueue.link import Link
@@ -83,6 +84,7 @@ class HeadScan:
         runner_id: uuid.UUID,
         types: Sequence[str],
         watermarks: Mapping[str, Watermarks],
+        agings: Agings | None = None,
         queues: Callable[[], list[str]],
         strangers: Strangers,
         room: Callable[[], int | None],
@@ -94,6 +96,7 @@ class HeadScan:
         self._runner_id = runner_id
         self._types = list(types)
         self._watermarks = watermarks
+        self._agings = Agings() if agings is None else agings
         self._queues = queues
         self._strangers = strangers
         self._room = room
@@ -221,7 +224,7 @@ class HeadScan:
             self._sql.scan_head.text, queue, slices, runner_id=str(self._runner_id), claim_id=claim_id, limit=limit
         )
         batch = [Claimed(queue, claim_id, *row[2:]) for row in rows if row[2] is not None]
-        batch.sort(key=lambda claimed: (-claimed.priority, claimed.maturity_at, claimed.id))
+        batch.sort(key=self._agings.order(queue))
         if batch:
             self._on_claimed(batch)
         return [(claimed.priority, claimed.maturity_at, claimed.id) for claimed in batch] if rows[0][0] else None

@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any
 
+from pgqueue.aging import Order, by_priority
 from pgqueue.batch import Batch
 from pgqueue.board import Board
 from pgqueue.calls import Call, Calls
@@ -47,6 +48,7 @@ class Slots:
         board: Board,
         paces: Paces | None = None,
         calls: Calls | None = None,
+        order: Callable[[str], Order] = lambda queue: by_priority,
         on_room: Callable[[], None],
         on_start: Callable[[Claimed], None] | None = None,
     ) -> None:
@@ -58,6 +60,7 @@ class Slots:
         self._paces = paces
         self._calls = calls
         self._batch_sizes = {} if calls is None else calls.sizes
+        self._order = order
         self._board = board
         self._on_room = on_room
         self._on_start = on_start
@@ -107,18 +110,25 @@ class Slots:
         self._held[claim_id] += count
 
     def offer(self, tasks: Sequence[Claimed]) -> None:
-        """Take claimed tasks, in the order to run them, and start what there are slots for."""
+        """Take claimed tasks of one queue, in the order to run them, and start what there are slots for."""
         if not tasks:
             return
         for claimed in tasks:
             if claimed.holding is None:
                 self._held[claimed.claim_id] += 1
         self._idle.clear()
-        overtakes = bool(self._buffer) and tasks[0].priority > self._buffer[-1].priority
+        queue = tasks[0].queue
+        last = next((claimed for claimed in reversed(self._buffer) if claimed.queue == queue), None)
         self._buffer.extend(tasks)
-        if overtakes:
-            self._buffer = deque(sorted(self._buffer, key=lambda claimed: (-claimed.priority, claimed.maturity_at, claimed.id)))
+        order = self._order(queue)
+        if last is not None and order(tasks[0]) < order(last):
+            self._rearrange(queue, order)
         self._rouse()
+
+    def _rearrange(self, queue: str, order: Order) -> None:
+        """Put a queue's tasks in order, at the places that are theirs: priorities of several queues do not compare."""
+        ordered = iter(sorted((claimed for claimed in self._buffer if claimed.queue == queue), key=order))
+        self._buffer = deque(next(ordered) if claimed.queue == queue else claimed for claimed in self._buffer)
 
     def settled(self, settlement: Settlement) -> None:
         """It is written down: its claim is held no more."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from pgqueue.link import Link
 from pgqueue.statements import Statements
-from pgqueue.watermark import Slice, Watermarks
+from pgqueue.watermark import PRIORITIES_MAX, Slice, Watermarks
 
 logger = logging.getLogger("pgqueue.strangers")
 LOOK_LIMIT = 20_000
@@ -63,7 +63,8 @@ class Strangers:
         """Move the watermarks over strangers that claims are about to meet."""
         watermarks = self._watermarks[queue]
         segments = watermarks.segments()
-        rows = await self._link.rows(self._sql.look_ahead(queue=queue, types=self._types, limit=LOOK_LIMIT, **segments._asdict()))
+        parameters = {"queue": queue, "types": self._types, "limit": LOOK_LIMIT, "priorities": PRIORITIES_MAX}
+        rows = await self._link.rows(self._sql.look_ahead(**parameters, **segments._asdict()))
         has_more = False
         for priority, maturity_at, id, count, is_known in rows:
             key = id if is_known else _next_id(id)

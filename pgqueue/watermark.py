@@ -90,7 +90,7 @@ class Watermarks:
         moved = self._move(-priority, (maturity_at, id), count, looked_from)
         if moved:
             self._rebuild()
-        return moved
+        return moved and -priority in self._keys  # not where it was one too many to be remembered
 
     def _move(self, priority: int, key: Key, count: int, seen_from: Segments) -> bool:
         """Whether the (negated) priority's watermark has moved; `count` tasks lie between."""

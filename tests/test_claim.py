@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from pgqueue import AsyncQueue, Queue, Runner, Status, Task, task
+from pgqueue.aging import PRIORITIES_LIMIT
 from pgqueue.completer import claims_object
 from pgqueue.context import Claimed
 from pgqueue.database import Parameters, connection_parameters
@@ -22,7 +23,7 @@ from pgqueue.lane import Lane
 from pgqueue.link import Link
 from pgqueue.settings import Settings
 from pgqueue.statements import Statements, statements
-from pgqueue.watermark import WHOLE, QueueWatermarks, Watermarks
+from pgqueue.watermark import PRIORITIES_MAX, WHOLE, QueueWatermarks, Watermarks
 from tests.conftest import eventually
 
 SQL = statements("pgqueue")
@@ -223,9 +224,13 @@ def parameters(name: str, connection: Row) -> dict[str, Any]:
     segments = watermarks.segments()._asdict()
     slices = dict(zip(SLICES, map(list, zip(*watermarks.slices(), strict=True)), strict=True))
     claim = {"queue": "default", "types": ["note", "other"], "runner_id": RUNNER, "claim_id": CLAIM, "limit": 500}
+    aged = {"aging": timedelta(seconds=500), "reach": 1_000, "priorities": PRIORITIES_LIMIT}
     return {
         "claim": {**claim, **segments},
         "claim from the head": {**claim, **WHOLE._asdict()},
+        "claim_aged": {**claim, **segments, **aged},
+        "claim_aged from the head": {**claim, **WHOLE._asdict(), **aged},
+        "lock_aged": {**claim, **segments, **aged, "leased_types": ["other"]},
         "settle": {
             **fence,
             "claims": claims_object(batch),
@@ -240,7 +245,7 @@ def parameters(name: str, connection: Row) -> dict[str, Any]:
         "promote": {"queue": "default", "types": ["note"], "limit": 500},
         "scan_head": {**claim, **slices, "schema": "pgqueue"},
         "scan_peek": {**claim, **slices, "schema": "pgqueue"},
-        "look_ahead": {**claim, **segments},
+        "look_ahead": {**claim, **segments, "priorities": PRIORITIES_MAX},
         "block_types": {**claim, **watermarks.slices()[0]._asdict(), "delay": 0.0},
         "free_types": claim,
     }[name]
@@ -261,6 +266,7 @@ def scans(plan: Any, found: list[str] | None = None) -> list[str]:
     return found
 
 
+AGED = ("claim_aged", "claim_aged from the head", "lock_aged")
 SCANS = ("scan_head", "scan_peek", "look_ahead", "block_types", "free_types")
 
 
@@ -271,7 +277,7 @@ def test_hot_statements_use_the_indexes_at_50000_rows(is_analyzed: bool, large_t
     if is_analyzed:
         large_table.execute("ANALYZE pgqueue.task")
     found = {}
-    for name in ("claim", "claim from the head", "settle", "release", "bury", "discard", "promote", *SCANS):
+    for name in ("claim", "claim from the head", *AGED, "settle", "release", "bury", "discard", "promote", *SCANS):
         given = Parameters(parameters(name, large_table))
         text = getattr(SQL, name.partition(" ")[0]).text
         for mode in ("force_custom_plan", "force_generic_plan", "auto"):

@@ -218,6 +218,30 @@ def test_stats_count_queues_runners_and_schedules(shell: Shell, connection: psyc
     assert "mail" in screen
 
 
+def test_queues_are_listed_and_set(shell: Shell, connection: psycopg.Connection[Any]) -> None:
+    assert shell.json("queues", "list") == {"queues": []}
+    connection.execute("INSERT INTO pgqueue.task (type, queue) VALUES ('x', '[red]q')")
+    mail = {"name": "mail", "aging": 90.0, "paused_at": None, "has_tasks": False}
+    assert shell.json("queues", "set", "mail", "--aging", "1m30s") == mail
+    assert shell.json("queues", "list")["queues"] == [
+        {"name": "[red]q", "aging": None, "paused_at": None, "has_tasks": True},
+        mail,
+    ]
+    screen = shell("queues", "list").stdout
+    assert "[red]q" in screen
+    assert "1m30s" in screen
+    assert shell("queues", "set", "mail", "--aging", "none").stdout == "mail: aging none\n"
+
+
+def test_a_setting_of_a_queue_that_is_none_is_refused(shell: Shell) -> None:
+    assert "nothing to set" in shell.refusal("queues", "set", "mail")
+    assert "above zero" in shell.refusal("queues", "set", "mail", "--aging", "0s")
+    assert "at most 3,650 days" in shell.refusal("queues", "set", "mail", "--aging", "4000d")
+    assert "'soon' is not a duration" in shell.refusal("queues", "set", "mail", "--aging", "soon")
+    assert "queue takes a name" in shell.refusal("queues", "set", "", "--aging", "1m")
+    assert shell.json("queues", "list") == {"queues": []}
+
+
 def test_migrating_says_what_it_did(tmp_path: Path, empty_database: str) -> None:
     shell = Shell(tmp_path, empty_database)
     for words in (("stats",), ("runner",), ("scheduler",)):
@@ -262,7 +286,18 @@ def test_help_has_an_example_for_every_verb(shell_without_database: Shell) -> No
     shell = shell_without_database
     assert "Exit codes" in shell("--help").stdout
     assert "pgqueue 0" in shell("--version").stdout
-    for verb in ("up", "migrate", "stats", "task list", "task show", "task cancel", "task enqueue", "task run"):
+    for verb in (
+        "up",
+        "migrate",
+        "stats",
+        "queues list",
+        "queues set",
+        "task list",
+        "task show",
+        "task cancel",
+        "task enqueue",
+        "task run",
+    ):
         assert "Example:" in _help(verb), verb
     assert "--shutdown-timeout" in shell("runner", "--help").stdout
 

@@ -103,6 +103,13 @@ def test_of_very_many_priorities_the_lowest_share_a_segment_and_no_key_is_lost()
     assert {finders(segments, (priority, later, NIL)) for priority in range(PRIORITIES_MAX * 2)} == {1}
 
 
+def test_a_stranger_of_one_priority_too_many_is_no_news() -> None:
+    watermarks = Watermarks()
+    for priority in range(PRIORITIES_MAX):
+        assert watermarks.pass_by(priority, START, NIL, 1, watermarks.segments())
+    assert not watermarks.pass_by(-1, START, NIL, 1, watermarks.segments())
+
+
 # ── behind the watermarks ───────────────────────────────────────────────────────────────────────────────────────────
 
 
