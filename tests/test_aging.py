@@ -398,7 +398,7 @@ which = pytest.mark.parametrize("queues", [None, ["default"]], ids=["all queues"
 class Stream:
     """Tasks of priority 100, each of which enqueues the next, and one of priority 90 that waits."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, *, width: int) -> None:
         self.ran: list[tuple[str, datetime]] = []
         self.stopped = False
         stream = self
@@ -415,7 +415,7 @@ class Stream:
             async def run(self) -> None:
                 stream.ran.append(("humble", self.context.scheduled_at))
 
-        queue.enqueue_many([Busy() for _ in range(20)])
+        queue.enqueue_many([Busy() for _ in range(width)])
         queue.enqueue(Humble())
 
     @property
@@ -429,7 +429,7 @@ async def test_under_a_stream_of_higher_tasks_one_that_is_ten_steps_lower_waits_
 ) -> None:
     step = timedelta(milliseconds=40)
     queue.configure("default", aging=step)
-    stream = Stream(queue)
+    stream = Stream(queue, width=20)
     async with Runner(AsyncQueue(migrated_database, settings=settings), queues=queues, concurrency=2):
         await eventually(lambda: stream.has_run_the_humble, timeout=30)
         stream.stopped = True
@@ -443,7 +443,7 @@ async def test_under_a_stream_of_higher_tasks_one_that_is_ten_steps_lower_waits_
 async def test_a_runner_follows_a_change_while_it_works(
     queues: list[str] | None, queue: Queue, migrated_database: str, settings: Settings
 ) -> None:
-    stream = Stream(queue)
+    stream = Stream(queue, width=2_000)  # more than a runner ever holds: there is always one that waits
     async with Runner(AsyncQueue(migrated_database, settings=settings), queues=queues, concurrency=2) as runner:
         await eventually(lambda: len(stream.ran) >= 100, timeout=30)
         assert not stream.has_run_the_humble
