@@ -448,6 +448,22 @@ async def test_a_runner_whose_row_was_deleted_registers_again_and_keeps_its_task
     assert connection.execute("SELECT attempt, crashes FROM pgqueue.history").fetchall() == [(1, 0)]
 
 
+@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+def test_only_the_connections_of_the_runner_that_is_gone_are_ended(plan: str, migrated_database: str) -> None:
+    gone, bystander = uuid.uuid4(), uuid.uuid4()
+    with (
+        psycopg.connect(migrated_database, autocommit=True, application_name=f"pgqueue lane {gone}") as victim,
+        psycopg.connect(migrated_database, autocommit=True, application_name=f"pgqueue lane {bystander}") as other,
+        psycopg.connect(migrated_database, autocommit=True, prepare_threshold=0) as own,
+    ):
+        victim_pid = victim.info.backend_pid
+        own.execute("SELECT set_config('plan_cache_mode', %s, false)", (plan,))
+        assert own.execute(SQL.end_backends.text, {"runner_id": gone}).fetchall() == [(victim_pid,)]
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            victim.execute("SELECT 1")
+        assert (number(other, "SELECT 1"), number(own, "SELECT 2")) == (1, 2)
+
+
 async def test_tasks_of_a_runner_that_nobody_knows_are_rescued_after_a_lease(
     queue: Queue, migrated_database: str, connection: Row
 ) -> None:
