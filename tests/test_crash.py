@@ -21,12 +21,14 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue import AsyncQueue, Queue, Retry, Runner, Settings, Status, Task, TaskHandle, registry, task
-from pgqueue.completer import Completer, claims_object
+from pgqueue.completer import Completer, Settlement, claims_object
 from pgqueue.context import Claimed
-from pgqueue.database import Parameters
+from pgqueue.database import Parameters, connection_parameters
 from pgqueue.embedded import open_embedded
 from pgqueue.lane import Lane
+from pgqueue.link import Link
 from pgqueue.migrations import migrate
+from pgqueue.outcomes import Outcome, Verdict
 from pgqueue.statements import Statement, statements
 from tests.conftest import eventually, wait_until
 from tests.programs import effects
@@ -400,6 +402,30 @@ def test_rescue_and_settle_of_the_same_rows_never_deadlock_and_each_row_goes_one
             assert not settled & rescued
             assert number(connection, "SELECT count(*) FROM pgqueue.history") == len(settled)
             assert number(connection, "SELECT count(*) FROM pgqueue.task WHERE status = 'ready'") == len(rescued)
+
+
+async def test_a_task_that_a_runner_lost_and_claimed_again_is_settled_by_the_second_claim_alone(
+    queue: Queue, migrated_database: str, connection: Row
+) -> None:
+    runner, now = uuid.uuid4(), datetime.now(UTC)
+    handle = queue.enqueue(effects.Plain())
+    claims = [str(uuid.uuid4()) for _ in range(2)]
+    told: list[tuple[str, bool]] = []
+    for current in claims:
+        connection.execute(
+            "UPDATE pgqueue.task SET status = 'running', attempt = 1, runner_id = %s, claim_id = %s, claimed_at = now()",
+            (runner, current),
+        )
+    link = Link(connection_parameters(migrated_database), name="settle", deadline_seconds=5.0)
+    completer = Completer(SQL, link, runner_id=runner, on_settled=lambda one, is_ours: told.append((one.claimed.claim_id, is_ours)))
+    for claim in reversed(claims):
+        claimed = Claimed("default", claim, str(handle.id), "plain", 1, 100, now, now, "{}", None, None)
+        completer.add(Settlement(claimed, Outcome(Verdict.SUCCEEDED, result=f'"{claim}"'), True))
+    completer.close()
+    await completer.run()
+    await link.drop()
+    assert connection.execute("SELECT claim_id::text, result FROM pgqueue.history").fetchall() == [(claims[1], claims[1])]
+    assert sorted(told) == sorted([(claims[0], False), (claims[1], True)])
 
 
 def enqueue_held(queue: Queue) -> tuple[TaskHandle[None], asyncio.Event, asyncio.Event]:
