@@ -428,6 +428,22 @@ async def test_a_task_that_a_runner_lost_and_claimed_again_is_settled_by_the_sec
     assert sorted(told) == sorted([(claims[0], False), (claims[1], True)])
 
 
+@pytest.mark.parametrize("way", ["rescue", "hand_back", "strays"])
+def test_a_settle_of_unknown_outcome_does_not_take_a_row_that_was_given_back_for_its_own(
+    way: str, queue: Queue, connection: Row
+) -> None:
+    runner, claim = uuid.uuid4(), uuid.uuid4()
+    handle = queue.enqueue(effects.Plain())
+    connection.execute(
+        "UPDATE pgqueue.task SET status = 'running', attempt = 1, runner_id = %s, claim_id = %s, claimed_at = now()", (runner, claim)
+    )
+    statement = {"rescue": SQL.rescue, "hand_back": SQL.hand_back, "strays": SQL.strays}[way]
+    more = {"max_crashes": 3, "limit": 10, "started_ids": [], "spared_ids": [], "claim_ids": [], "deadline": 0.0}
+    assert len(connection.execute(statement.text, Parameters(more, runner_id=runner)).fetchall()) == 1
+    asked = Parameters(queue="default", ids=[handle.id], claim_ids=[claim])
+    assert connection.execute(SQL.settled_claims.text, asked).fetchall() == []
+
+
 def enqueue_held(queue: Queue) -> tuple[TaskHandle[None], asyncio.Event, asyncio.Event]:
     """A task that sets the first event when it starts, and ends when the second is set."""
     started, release = asyncio.Event(), asyncio.Event()
