@@ -163,7 +163,8 @@ class Lane:
     async def regain(self, opened: Opened, claims: Sequence[Claimed]) -> tuple[set[str], set[str]]:
         """After LaneLost: lease what nobody has owned since, and see what the last COMMIT had written down.
 
-        Returns the ids of what is leased now, by that COMMIT too, and of what has ended. Gives up soon where the server is away; then both are empty.
+        Returns the ids of what is leased now, by that COMMIT too, and of what has ended. Gives up soon where the server is away;
+        then both are empty.
         """
         if not claims:
             return set(), set()

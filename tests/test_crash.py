@@ -417,7 +417,9 @@ async def test_a_task_that_a_runner_lost_and_claimed_again_is_settled_by_the_sec
             (runner, current),
         )
     link = Link(connection_parameters(migrated_database), name="settle", deadline_seconds=5.0)
-    completer = Completer(SQL, link, runner_id=runner, on_settled=lambda one, is_ours: told.append((one.claimed.claim_id, is_ours)))
+    completer = Completer(
+        SQL, link, runner_id=runner, on_settled=lambda one, is_ours: told.append((one.claimed.claim_id, is_ours))
+    )
     for claim in reversed(claims):
         claimed = Claimed("default", claim, str(handle.id), "plain", 1, 100, now, now, "{}", None, None)
         completer.add(Settlement(claimed, Outcome(Verdict.SUCCEEDED, result=f'"{claim}"'), True))
@@ -435,7 +437,8 @@ def test_a_settle_of_unknown_outcome_does_not_take_a_row_that_was_given_back_for
     runner, claim = uuid.uuid4(), uuid.uuid4()
     handle = queue.enqueue(effects.Plain())
     connection.execute(
-        "UPDATE pgqueue.task SET status = 'running', attempt = 1, runner_id = %s, claim_id = %s, claimed_at = now()", (runner, claim)
+        "UPDATE pgqueue.task SET status = 'running', attempt = 1, runner_id = %s, claim_id = %s, claimed_at = now()",
+        (runner, claim),
     )
     statement = {"rescue": SQL.rescue, "hand_back": SQL.hand_back, "strays": SQL.strays}[way]
     more = {"max_crashes": 3, "limit": 10, "started_ids": [], "spared_ids": [], "claim_ids": [], "deadline": 0.0}
