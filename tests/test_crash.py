@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -23,13 +24,13 @@ from psycopg.conninfo import conninfo_to_dict
 from pgqueue import AsyncQueue, Queue, Retry, Runner, Settings, Status, Task, TaskHandle, registry, task
 from pgqueue.completer import Completer, Settlement, claims_object
 from pgqueue.context import Claimed
-from pgqueue.database import Parameters, connection_parameters
+from pgqueue.database import Parameters, Rows, connection_parameters
 from pgqueue.embedded import open_embedded
 from pgqueue.lane import Lane
 from pgqueue.link import Link
 from pgqueue.migrations import migrate
 from pgqueue.outcomes import Outcome, Verdict
-from pgqueue.statements import Statement, statements
+from pgqueue.statements import Call, Statement, statements
 from tests.conftest import eventually, wait_until
 from tests.programs import effects
 from tests.programs.process import runner_process
@@ -210,6 +211,25 @@ async def test_terminating_connections_at_random_50_times_loses_nothing_and_doub
     assert effect_table.execute("SELECT count(*), count(DISTINCT id) FROM pgqueue.history").fetchone() == (count, count)
     assert effect_table.execute("SELECT count(*), count(DISTINCT task_id) FROM effect").fetchone() == (count // 5, count // 5)
     assert number(effect_table, "SELECT count(*) FROM pgqueue.dead_task") == 0
+
+
+async def test_a_connection_that_breaks_while_a_runner_starts_does_not_keep_it_from_starting(
+    queue: Queue, migrated_database: str, monkeypatch: pytest.MonkeyPatch, settings: Settings, connection: Row
+) -> None:
+    genuine, broken = Link.rows, Counter[str]()
+
+    async def rows(self: Link, call: Call) -> Rows:
+        if call.statement.name in ("revision", "register_type") and not broken[call.statement.name]:
+            broken[call.statement.name] += 1
+            pid = (await self.connection()).info.backend_pid
+            connection.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+        return await genuine(self, call)
+
+    monkeypatch.setattr(Link, "rows", rows)
+    async with Runner(AsyncQueue(migrated_database, settings=settings)):
+        handle = queue.enqueue(effects.Plain(number=5))
+        await eventually(lambda: handle.status() is Status.SUCCEEDED)
+    assert broken == {"revision": 1, "register_type": 1}
 
 
 async def test_a_claim_whose_reply_was_lost_is_given_back_and_runs_once(
