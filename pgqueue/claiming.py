@@ -186,21 +186,22 @@ class Claiming:
         try:
             result = await lane.turn(opened, closing, following)
         except LaneLost as error:
-            lost = await self._regain(lane, opened, batch, closing, error)
-            opened.leased.clear()  # if that COMMIT happened nobody holds them, and the next strays give them back
+            lost = await self._regain(lane, opened, closing, error)
             result = None
         self._hand_over(lane, opened, batch, closing, lost)
         return result
 
-    async def _regain(self, lane: Lane, opened: Opened, batch: Batch, closing: Closing, error: LaneLost) -> frozenset[str]:
+    async def _regain(self, lane: Lane, opened: Opened, closing: Closing, error: LaneLost) -> frozenset[str]:
         """What became of a lane's tasks after its connection was lost. Returns the ids of those that are not ours any more."""
         uncertain = closing.recorded + closing.discarded
-        claims = [settlement.claimed for settlement in uncertain + closing.leased] + closing.running
+        claims = [settlement.claimed for settlement in uncertain + closing.leased] + closing.running + opened.leased
         owned, ended = await lane.regain(opened, claims)
+        opened.leased = [claimed for claimed in opened.leased if claimed.id in owned]
         closing.recorded = [settlement for settlement in uncertain if settlement.claimed.id in ended]
         closing.discarded = []
         closing.leased += [settlement for settlement in uncertain if settlement.claimed.id not in ended]
         lost = frozenset(claimed.id for claimed in claims) - owned - ended
+        lane.give_back(claimed for claimed in claims if claimed.id in lost)
         logger.warning(
             "a lane's connection was lost: of %s tasks in it %s are leased now, %s were written down, and %s run again (%s)",
             len(claims), len(owned), len(ended), len(lost), str(error).strip().partition("\n")[0],

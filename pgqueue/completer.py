@@ -12,6 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import psycopg
@@ -107,7 +108,8 @@ class Completer:
     async def _flush(self, batch: list[Settlement]) -> None:
         for (queue, statement, arrange), part in _grouped(self._sql, batch).items():
             part.sort(key=lambda settlement: settlement.claimed.id)
-            await self._settle_with_patience(queue, statement, arrange, part)
+            for once in _each_task_once(part):
+                await self._settle_with_patience(queue, statement, arrange, once)
 
     async def _settle_with_patience(self, queue: str, statement: Statement, arrange: Arrange, part: list[Settlement]) -> None:
         """Settle one statement's rows, through lost connections, deadlocks and refused rows."""
@@ -198,6 +200,16 @@ def _grouped(sql: Statements, batch: list[Settlement]) -> dict[tuple[str, Statem
     for (queue, verdict, keep), part in parts.items():
         groups.setdefault((queue, *_way(sql, verdict, keep)), []).extend(part)
     return groups
+
+
+def _each_task_once(part: list[Settlement]) -> list[list[Settlement]]:
+    """The part, sorted by id, in as many as it takes: a task that this runner has run under two claims, since it lost the first,
+    stands in it twice, and what a statement settled is known by id."""
+    again = [later for earlier, later in pairwise(part) if earlier.claimed.id == later.claimed.id]
+    if not again:
+        return [part]
+    first = [later for earlier, later in pairwise(part) if earlier.claimed.id != later.claimed.id]
+    return [[part[0], *first], *_each_task_once(again)]
 
 
 def _way(sql: Statements, verdict: Verdict, keep: bool) -> tuple[Statement, Arrange]:

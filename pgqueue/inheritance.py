@@ -31,7 +31,7 @@ async def take_over(link: Link, sql: Statements, supervision: Supervision, *, ru
     if not supervision.outstayed:
         return []
     claim_id = str(uuid.uuid4())
-    rows = await link.rows(
+    rows = await link.insist(
         sql.take_over(
             old_runner_id=supervision.predecessor_id,
             runner_id=runner_id,

@@ -9,6 +9,7 @@ A queue that ages (aging.py) has statements of its own for both: claim_aged.sql,
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 import uuid
@@ -51,6 +52,8 @@ class Opened:
     claim_id: str
     batch: Batch | None = None
     leased: list[Claimed] = field(default_factory=list)
+    claims_before: dict[str, str] = field(default_factory=dict)
+    """Of the tasks that went back before: the claims that they went back with."""
 
     @property
     def count(self) -> int:
@@ -164,9 +167,10 @@ class Lane:
         return None
 
     async def regain(self, opened: Opened, claims: Sequence[Claimed]) -> tuple[set[str], set[str]]:
-        """After LaneLost: lease what nobody has touched since, and see what the last COMMIT had written down.
+        """After LaneLost: lease what nobody has owned since, and see what the last COMMIT had written down.
 
-        Returns the ids of both. Gives up soon where the server is away; then both are empty.
+        Returns the ids of what is leased now, by that COMMIT too, and of what has ended. Gives up soon where the server is away;
+        then both are empty.
         """
         if not claims:
             return set(), set()
@@ -174,8 +178,9 @@ class Lane:
         try:
             async with asyncio.timeout(REGAIN_SECONDS):
                 await self._link.wait_until_up()
-                parameters = self._fence(opened, ordered)
-                owned = {row[0] for row in await self._link.rows(self._sql.regain(**parameters))}
+                before = json.dumps(opened.claims_before)
+                regain = self._sql.regain(**self._fence(opened, ordered), claims_before=before)
+                owned = {row[0] for row in await self._link.rows(regain)}
                 missing = [claimed.id for claimed in ordered if claimed.id not in owned]
                 ended = await self._link.rows(
                     self._sql.settled_claims(queue=opened.queue, ids=missing, claim_ids=[opened.claim_id for _ in missing])
@@ -276,6 +281,8 @@ class Lane:
         locked: list[Claimed] = []
         for row in rows:
             (opened.leased if row[10] else locked).append(Claimed(queue, claim_id, *row[:10]))
+            if row[11] is not None:
+                opened.claims_before[row[0]] = row[11]
         self._in_order(queue, opened.leased)
         if locked:
             opened.batch = batch = Batch(self._in_order(queue, locked), patience_seconds=self._patience_seconds)

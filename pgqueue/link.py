@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from pgqueue.database import AsyncConnection, Operation, Rows, arun, is_lost, single
-from pgqueue.errors import DatabaseUnavailable
+from pgqueue.database import AsyncConnection, Operation, Patience, Rows, arun, is_lost, single
+from pgqueue.errors import DatabaseUnavailable, PgQueueError
 from pgqueue.statements import Call
 
 RV = TypeVar("RV")
@@ -55,6 +55,18 @@ class Link:
     async def rows(self, call: Call) -> Rows:
         """The rows of one statement; `run` for the rest."""
         return await self.run(single(call))
+
+    async def insist(self, call: Call) -> Rows:
+        """The rows of a statement that may be carried out twice: it is repeated through lost connections, for up to ten seconds.
+
+        Raises DatabaseUnavailable after that.
+        """
+        patience = Patience()
+        while True:
+            try:
+                return await self.rows(call)
+            except (psycopg.Error, PgQueueError) as error:
+                await asyncio.sleep(patience.pause_after(error))
 
     def fileno(self) -> int | None:
         """The socket of the open connection, to watch; None without one."""

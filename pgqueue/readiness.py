@@ -17,7 +17,7 @@ from pgqueue.statements import Statements
 
 async def check_schema(link: Link, sql: Statements) -> None:
     """Raises SchemaError when the schema is not there, older than this program needs, or too new for it."""
-    rows = await link.rows(sql.revision(schema=sql.schema))
+    rows = await link.insist(sql.revision(schema=sql.schema))
     found, oldest_compatible = rows[0]
     check_revision(found, oldest_compatible, schema=sql.schema)
 
@@ -36,7 +36,7 @@ async def register_types(link: Link, sql: Statements, task_types: Iterable[TaskT
             options=json.dumps(task_type.described_options()),
         )
         try:
-            rows = await link.rows(call)
+            rows = await link.insist(call)
         except psycopg.errors.UniqueViolation:  # another spelling, registered at the same moment
             rows = []
         if not rows:

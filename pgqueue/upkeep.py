@@ -107,6 +107,7 @@ class Upkeep:
             await asyncio.sleep(min(LOOK_SECONDS, max(0.01, strays_at - time.monotonic())))
 
     async def _give_back_strays(self) -> None:
+        await self._link.connection()  # first: while it is being opened, more may be claimed
         held = list(self._runner.held_claims())
         rows = await self._link.rows(
             self._sql.strays(runner_id=self._runner_id, claim_ids=held, deadline=self._deadline_seconds * STRAY_DEADLINES)

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,13 +22,15 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue import AsyncQueue, Queue, Retry, Runner, Settings, Status, Task, TaskHandle, registry, task
-from pgqueue.completer import Completer, claims_object
+from pgqueue.completer import Completer, Settlement, claims_object
 from pgqueue.context import Claimed
-from pgqueue.database import Parameters
+from pgqueue.database import Parameters, Rows, connection_parameters
 from pgqueue.embedded import open_embedded
 from pgqueue.lane import Lane
+from pgqueue.link import Link
 from pgqueue.migrations import migrate
-from pgqueue.statements import Statement, statements
+from pgqueue.outcomes import Outcome, Verdict
+from pgqueue.statements import Call, Statement, statements
 from tests.conftest import eventually, wait_until
 from tests.programs import effects
 from tests.programs.process import runner_process
@@ -208,6 +211,25 @@ async def test_terminating_connections_at_random_50_times_loses_nothing_and_doub
     assert effect_table.execute("SELECT count(*), count(DISTINCT id) FROM pgqueue.history").fetchone() == (count, count)
     assert effect_table.execute("SELECT count(*), count(DISTINCT task_id) FROM effect").fetchone() == (count // 5, count // 5)
     assert number(effect_table, "SELECT count(*) FROM pgqueue.dead_task") == 0
+
+
+async def test_a_connection_that_breaks_while_a_runner_starts_does_not_keep_it_from_starting(
+    queue: Queue, migrated_database: str, monkeypatch: pytest.MonkeyPatch, settings: Settings, connection: Row
+) -> None:
+    genuine, broken = Link.rows, Counter[str]()
+
+    async def rows(self: Link, call: Call) -> Rows:
+        if call.statement.name in ("revision", "register_type") and not broken[call.statement.name]:
+            broken[call.statement.name] += 1
+            pid = (await self.connection()).info.backend_pid
+            connection.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+        return await genuine(self, call)
+
+    monkeypatch.setattr(Link, "rows", rows)
+    async with Runner(AsyncQueue(migrated_database, settings=settings)):
+        handle = queue.enqueue(effects.Plain(number=5))
+        await eventually(lambda: handle.status() is Status.SUCCEEDED)
+    assert broken == {"revision": 1, "register_type": 1}
 
 
 async def test_a_claim_whose_reply_was_lost_is_given_back_and_runs_once(
@@ -402,6 +424,49 @@ def test_rescue_and_settle_of_the_same_rows_never_deadlock_and_each_row_goes_one
             assert number(connection, "SELECT count(*) FROM pgqueue.task WHERE status = 'ready'") == len(rescued)
 
 
+async def test_a_task_that_a_runner_lost_and_claimed_again_is_settled_by_the_second_claim_alone(
+    queue: Queue, migrated_database: str, connection: Row
+) -> None:
+    runner, now = uuid.uuid4(), datetime.now(UTC)
+    handle = queue.enqueue(effects.Plain())
+    claims = [str(uuid.uuid4()) for _ in range(2)]
+    told: list[tuple[str, bool]] = []
+    for current in claims:
+        connection.execute(
+            "UPDATE pgqueue.task SET status = 'running', attempt = 1, runner_id = %s, claim_id = %s, claimed_at = now()",
+            (runner, current),
+        )
+    link = Link(connection_parameters(migrated_database), name="settle", deadline_seconds=5.0)
+    completer = Completer(
+        SQL, link, runner_id=runner, on_settled=lambda one, is_ours: told.append((one.claimed.claim_id, is_ours))
+    )
+    for claim in reversed(claims):
+        claimed = Claimed("default", claim, str(handle.id), "plain", 1, 100, now, now, "{}", None, None)
+        completer.add(Settlement(claimed, Outcome(Verdict.SUCCEEDED, result=f'"{claim}"'), True))
+    completer.close()
+    await completer.run()
+    await link.drop()
+    assert connection.execute("SELECT claim_id::text, result FROM pgqueue.history").fetchall() == [(claims[1], claims[1])]
+    assert sorted(told) == sorted([(claims[0], False), (claims[1], True)])
+
+
+@pytest.mark.parametrize("way", ["rescue", "hand_back", "strays"])
+def test_a_settle_of_unknown_outcome_does_not_take_a_row_that_was_given_back_for_its_own(
+    way: str, queue: Queue, connection: Row
+) -> None:
+    runner, claim = uuid.uuid4(), uuid.uuid4()
+    handle = queue.enqueue(effects.Plain())
+    connection.execute(
+        "UPDATE pgqueue.task SET status = 'running', attempt = 1, runner_id = %s, claim_id = %s, claimed_at = now()",
+        (runner, claim),
+    )
+    statement = {"rescue": SQL.rescue, "hand_back": SQL.hand_back, "strays": SQL.strays}[way]
+    more = {"max_crashes": 3, "limit": 10, "started_ids": [], "spared_ids": [], "claim_ids": [], "deadline": 0.0}
+    assert len(connection.execute(statement.text, Parameters(more, runner_id=runner)).fetchall()) == 1
+    asked = Parameters(queue="default", ids=[handle.id], claim_ids=[claim])
+    assert connection.execute(SQL.settled_claims.text, asked).fetchall() == []
+
+
 def enqueue_held(queue: Queue) -> tuple[TaskHandle[None], asyncio.Event, asyncio.Event]:
     """A task that sets the first event when it starts, and ends when the second is set."""
     started, release = asyncio.Event(), asyncio.Event()
@@ -446,6 +511,22 @@ async def test_a_runner_whose_row_was_deleted_registers_again_and_keeps_its_task
             await eventually(lambda: handle.status() is Status.SUCCEEDED)
         assert runner.stats().lost_leases == 0
     assert connection.execute("SELECT attempt, crashes FROM pgqueue.history").fetchall() == [(1, 0)]
+
+
+@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+def test_only_the_connections_of_the_runner_that_is_gone_are_ended(plan: str, migrated_database: str) -> None:
+    gone, bystander = uuid.uuid4(), uuid.uuid4()
+    with (
+        psycopg.connect(migrated_database, autocommit=True, application_name=f"pgqueue lane {gone}") as victim,
+        psycopg.connect(migrated_database, autocommit=True, application_name=f"pgqueue lane {bystander}") as other,
+        psycopg.connect(migrated_database, autocommit=True, prepare_threshold=0) as own,
+    ):
+        victim_pid = victim.info.backend_pid
+        own.execute("SELECT set_config('plan_cache_mode', %s, false)", (plan,))
+        assert own.execute(SQL.end_backends.text, {"runner_id": gone}).fetchall() == [(victim_pid,)]
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            victim.execute("SELECT 1")
+        assert (number(other, "SELECT 1"), number(own, "SELECT 2")) == (1, 2)
 
 
 async def test_tasks_of_a_runner_that_nobody_knows_are_rescued_after_a_lease(

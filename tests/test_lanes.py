@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import uuid
 from collections import Counter
 from datetime import timedelta
 from typing import Any
@@ -12,13 +13,19 @@ import psycopg
 import pytest
 
 from pgqueue import AsyncQueue, Queue, Retry, Runner, Settings, Status, Task, task
+from pgqueue.database import connection_parameters
 from pgqueue.engine import lanes_that_pay
+from pgqueue.lane import Lane
+from pgqueue.link import Link
 from pgqueue.paces import PROBATION_MIN, RUNS_MIN, Paces
+from pgqueue.statements import statements
+from pgqueue.watermark import QueueWatermarks
 from pgqueue.wire import Exchange
 from tests.conftest import eventually
 from tests.programs import effects
 
 Row = psycopg.Connection[Any]
+SQL = statements("pgqueue")
 PATIENCE = timedelta(milliseconds=50)
 
 
@@ -271,6 +278,67 @@ async def test_a_lane_whose_commit_was_carried_out_and_not_answered_has_written_
     assert lost.is_set()
     assert runs == Counter(range(200))
     assert (runner.stats().lost_leases, runner.stats().processed) == (0, 200)
+
+
+async def test_what_an_unanswered_commit_has_leased_is_owned_by_the_attempts_that_go_on(
+    queue: Queue, migrated_database: str, settings: Settings, connection: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.execute(effects.TABLE)
+    genuine, lost = Exchange.run, asyncio.Event()
+
+    async def run(self: Exchange) -> None:
+        await genuine(self)
+        texts = [reply.text for reply in self._replies]
+        if not lost.is_set() and SQL.lease.text in texts:
+            lost.set()
+            await self.connection.close()
+            for reply in self._replies:
+                reply.result = None
+            raise psycopg.OperationalError("the reply was lost")
+
+    @task(retry=Retry(max_attempts=1))
+    class Effective(Task):
+        async def run(self) -> None:
+            async with self.context.transaction() as own:
+                await own.execute(effects.INSERT, (self.context.task_id, 1))
+
+    @task(claim="lease", retry=Retry(max_attempts=1))
+    class Dear(Task):
+        async def run(self) -> None: ...
+
+    monkeypatch.setattr(Exchange, "run", run)
+    async with locking(migrated_database, settings) as runner:
+        trusted(runner)
+        handles = queue.enqueue_many([Effective() if number % 2 else Dear() for number in range(20)])
+        await eventually(lambda: {handle.status() for handle in handles} == {Status.SUCCEEDED})
+    assert lost.is_set()
+    assert connection.execute("SELECT count(*), count(DISTINCT task_id) FROM effect").fetchone() == (10, 10)
+    assert connection.execute("SELECT DISTINCT attempt FROM pgqueue.history").fetchall() == [(1,)]
+    assert connection.execute("SELECT count(*) FROM pgqueue.attempt").fetchone() == (0,)
+    assert runner.stats().lost_leases == 0
+
+
+async def test_what_others_have_owned_since_is_not_regained_whatever_the_clock_says(
+    queue: Queue, migrated_database: str, connection: Row
+) -> None:
+    @task
+    class Waiting(Task):
+        async def run(self) -> None: ...
+
+    queue.enqueue_many([Waiting(), Waiting()])
+    link = Link(connection_parameters(migrated_database), name="lane", deadline_seconds=5.0)
+    lane = Lane(SQL, link, runner_id=uuid.uuid4(), types=["waiting"], watermarks=QueueWatermarks(), patience_seconds=20.0)
+    opened = await lane.open("default", 10, [])
+    assert opened.batch is not None
+    opened.batch.close()
+    await link.drop()
+    one, other = opened.batch.tasks
+    # Leased, failed and given back meanwhile, on a server whose clock is behind, as after a failover.
+    connection.execute(
+        "UPDATE pgqueue.task SET claim_id = gen_random_uuid(), attempt = 1, updated_at = '2020-01-01' WHERE id = %s", (one.id,)
+    )
+    assert await lane.regain(opened, opened.batch.tasks) == ({other.id}, set())
+    await link.drop()
 
 
 async def test_stopping_leaves_no_lane_open_and_gives_back_what_was_not_started(

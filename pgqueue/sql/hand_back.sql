@@ -1,6 +1,6 @@
 -- Give back a batch of what a child process held that its supervisor has seen dead. A crash spends no attempt; it is counted for
--- the tasks that were started (none, where the supervisor killed it itself). What follows from a count is as in rescue.sql.
--- Rows that are being settled are skipped. Parameters: runner_id, started_ids, spared_ids (those that a successor takes over),
+-- the tasks that were started (none, where the supervisor killed it itself). What follows from a count, and the new claim,
+-- are as in rescue.sql. Rows that are being settled are skipped. Parameters: runner_id, started_ids, spared_ids (those that a successor takes over),
 -- max_crashes, limit. Result: id, status.
 WITH abandoned AS (
     SELECT
@@ -41,7 +41,8 @@ WITH abandoned AS (
     UPDATE {schema}.task AS task
     SET status = CASE WHEN abandoned.crashes >= 2 THEN 'blocked' ELSE 'ready' END::{schema}.status,
         blocked_on = CASE WHEN abandoned.crashes >= 2 THEN 'suspect' END,
-        attempt = greatest(task.attempt - 1, 0), crashes = abandoned.crashes, runner_id = NULL, updated_at = clock_timestamp()
+        attempt = greatest(task.attempt - 1, 0), crashes = abandoned.crashes, runner_id = NULL,
+        claim_id = gen_random_uuid(), updated_at = clock_timestamp()
     FROM abandoned
     WHERE task.queue = abandoned.queue AND task.id = abandoned.id AND task.status = 'running'
         AND NOT (abandoned.is_started AND abandoned.crashes >= 2 + %(max_crashes)s::integer)

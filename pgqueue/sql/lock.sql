@@ -1,7 +1,8 @@
 -- Lock ready tasks of one queue in the transaction that is open, in the order and by the segments of claim.sql: the lock is the
 -- claim. Those of types that do not end soon are leased by the same statement, and are owned once the transaction commits.
 -- Locks what it takes and skips what others hold. Parameters: as claim.sql, and leased_types.
--- Result: as claim.sql, and whether the row is leased; `attempt` is the one that is about to begin.
+-- Result: as claim.sql, whether the row is leased, and the claim that was on it before (NULL: none); `attempt` is the one that is
+-- about to begin.
 WITH picked AS MATERIALIZED (
     SELECT picked.*
     FROM unnest(
@@ -10,7 +11,7 @@ WITH picked AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT
             ready.id, ready.type, ready.attempt, ready.priority, ready.maturity_at, ready.payload, ready.options, ready.headers,
-            ready.expires_at
+            ready.expires_at, ready.claim_id
         FROM {schema}.task AS ready
         WHERE ready.queue = %(queue)s::text AND ready.status = 'ready' AND ready.type = ANY(%(types)s::text[])
             AND (-ready.priority, ready.maturity_at, ready.id) >= (segment.first_priority, segment.maturity_at, segment.id)
@@ -32,6 +33,6 @@ WITH picked AS MATERIALIZED (
 SELECT
     picked.id::text, picked.type, picked.attempt + 1, picked.priority, picked.maturity_at, clock.now, picked.payload::text,
     picked.options::text, picked.expires_at <= clock.now AS is_expired, picked.headers::text,
-    picked.type = ANY(%(leased_types)s::text[]) AS is_leased
+    picked.type = ANY(%(leased_types)s::text[]) AS is_leased, picked.claim_id::text AS claim_before
 FROM picked
 CROSS JOIN clock

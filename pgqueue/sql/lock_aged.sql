@@ -35,7 +35,7 @@ WITH RECURSIVE stretch (priority, maturity_at, id, last_priority) AS (
     CROSS JOIN LATERAL (
         SELECT
             ready.id, ready.type, ready.attempt, ready.priority, ready.maturity_at, ready.payload, ready.options, ready.headers,
-            ready.expires_at
+            ready.expires_at, ready.claim_id
         FROM {schema}.task AS ready
         WHERE ready.queue = %(queue)s::text AND ready.status = 'ready'
             AND -ready.priority = candidate.priority AND ready.maturity_at = candidate.maturity_at AND ready.id = candidate.id
@@ -54,6 +54,6 @@ WITH RECURSIVE stretch (priority, maturity_at, id, last_priority) AS (
 SELECT
     picked.id::text, picked.type, picked.attempt + 1, picked.priority, picked.maturity_at, clock.now, picked.payload::text,
     picked.options::text, picked.expires_at <= clock.now AS is_expired, picked.headers::text,
-    picked.type = ANY(%(leased_types)s::text[]) AS is_leased
+    picked.type = ANY(%(leased_types)s::text[]) AS is_leased, picked.claim_id::text AS claim_before
 FROM picked
 CROSS JOIN clock

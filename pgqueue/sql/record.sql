@@ -3,6 +3,7 @@
 -- since lock and delete would be by different transaction ids. Instants are clock_timestamp(): now() is that of the lane's BEGIN.
 -- Parameters: queue, ids, runner_id, claim_id, claimed_at; outcomes: as settle.sql, NULL where all simply succeeded without a
 -- result, which spares each row its look-up.
+-- Status: as in remove.sql.
 INSERT INTO {schema}.history (
     queue, id, type, status, priority, payload, maturity_at, created_at, started_at, finished_at, attempt, crashes, runner_id,
     claim_id, tags, headers, lineage, result, reason
@@ -16,4 +17,4 @@ FROM {schema}.task
 CROSS JOIN LATERAL (
     SELECT CASE WHEN %(outcomes)s::jsonb IS NOT NULL THEN %(outcomes)s::jsonb -> task.id::text END AS outcome
 ) AS entry
-WHERE task.queue = %(queue)s::text AND task.id = ANY(%(ids)s::uuid[]) AND task.status = 'ready'
+WHERE task.queue = %(queue)s::text AND task.id = ANY(%(ids)s::uuid[]) AND coalesce(task.status = 'ready', false)

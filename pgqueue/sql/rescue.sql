@@ -1,7 +1,8 @@
 -- Give back a batch of what a silent runner held. A crash spends no attempt; it is counted for every row, since nobody knows which
 -- were started. One that crashed twice is a suspect and waits to run alone (blocked on 'suspect'); one that went on to crash
 -- max_crashes times then is dead, and the attempt noted. One guarded statement: a runner that has beaten since, or registered, is
--- left alone. Rows that are being settled are skipped.
+-- left alone. Rows that are being settled are skipped. A claim that was taken away does not stay on the row, where it would say
+-- that its own attempt had given it back (settled_claims.sql): another takes its place, so that the row still shows it was owned.
 -- Parameters: runner_id with heartbeat_at as it was seen (NULL: it was not registered), max_crashes, limit. Result: id, status.
 WITH abandoned AS (
     SELECT task.queue, task.id, least(task.crashes + 1, 32767)::smallint AS crashes
@@ -41,7 +42,8 @@ WITH abandoned AS (
     UPDATE {schema}.task AS task
     SET status = CASE WHEN abandoned.crashes >= 2 THEN 'blocked' ELSE 'ready' END::{schema}.status,
         blocked_on = CASE WHEN abandoned.crashes >= 2 THEN 'suspect' END,
-        attempt = greatest(task.attempt - 1, 0), crashes = abandoned.crashes, runner_id = NULL, updated_at = clock_timestamp()
+        attempt = greatest(task.attempt - 1, 0), crashes = abandoned.crashes, runner_id = NULL,
+        claim_id = gen_random_uuid(), updated_at = clock_timestamp()
     FROM abandoned
     WHERE task.queue = abandoned.queue AND task.id = abandoned.id AND task.status = 'running'
         AND abandoned.crashes < 2 + %(max_crashes)s::integer

@@ -1,5 +1,6 @@
 -- Which attempts an earlier settle of unknown outcome did write down: ended, noted as failed, or waiting again. A row that goes
--- back keeps its claim until the next one. Parameters: queue; arrays of one length: ids, claim_ids. Result: id.
+-- back keeps its claim until the next one, unless it was taken from its attempt (rescue.sql). Parameters: queue; arrays
+-- of one length: ids, claim_ids. Result: id.
 SELECT history.id::text
 FROM unnest(%(ids)s::uuid[], %(claim_ids)s::uuid[]) AS outcome (id, claim_id)
 JOIN {schema}.history ON history.id = outcome.id AND history.claim_id = outcome.claim_id
