@@ -28,9 +28,9 @@ from tests.test_lanes import trusted
 Row = psycopg.Connection[Any]
 Start = Callable[..., RunnerProcess]
 LEASE = ("--lease", "1500ms", "--heartbeat", "300ms", "--concurrency", "20")
-BATCH, KILLS, RUNNERS = 300, 400, 3
+BATCH, KILLS, RUNNERS = 300, 800, 3
 KILLING_SECONDS_MAX = 40.0
-PAUSE_SECONDS = {"child": 2.0, "runner": 6.0, "stop": 5.0}
+PAUSE_SECONDS = {"child": 1.5, "runner": 4.0, "stop": 4.0}
 """A process needs a second to come up; what is killed before it works is no test."""
 LONG = "SELECT count(*) FROM pgqueue.task WHERE (payload ->> 'seconds')::float8 > 0"
 LOCKED = f"""
@@ -182,7 +182,7 @@ def test_hundreds_of_kills_lose_nothing_and_double_nothing(
     print(f"{count} tasks, {killer.locked_count} locked, kills: {dict(killer.kills)}")
     wait_until(lambda: number(connection, "SELECT count(*) FROM pgqueue.task") == 0, timeout=60)
     assert killer.runners[0].stop() == 0
-    assert sum(killer.kills.values()) >= KILLS / 4
+    assert sum(killer.kills.values()) >= KILLS / 8
     assert killer.locked_count > 0
     assert_each_ended_once(connection, count)
     assert number(connection, "SELECT count(*) FROM pgqueue.attempt") == 0
