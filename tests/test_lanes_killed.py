@@ -28,8 +28,10 @@ from tests.test_lanes import trusted
 Row = psycopg.Connection[Any]
 Start = Callable[..., RunnerProcess]
 LEASE = ("--lease", "1500ms", "--heartbeat", "300ms", "--concurrency", "20")
-BATCH, KILLS, RUNNERS = 300, 400, 3
-KILLING_SECONDS_MAX = 45.0
+BATCH, KILLS, RUNNERS = 300, 800, 3
+KILLING_SECONDS_MAX = 40.0
+PAUSE_SECONDS = {"child": 1.5, "runner": 4.0, "stop": 4.0}
+"""A process needs a second to come up; what is killed before it works is no test."""
 LONG = "SELECT count(*) FROM pgqueue.task WHERE (payload ->> 'seconds')::float8 > 0"
 LOCKED = f"""
 SELECT ({LONG})
@@ -92,6 +94,7 @@ class Killer:
         self.runners = [self._another() for _ in range(RUNNERS)]
         self.stopped: list[tuple[float, RunnerProcess]] = []
         self.kills: Counter[str] = Counter()
+        self.pauses = {name: time.monotonic() + seconds for name, seconds in PAUSE_SECONDS.items()}
         self.locked_count = 0
         """Tasks that were locked when lanes were about to be killed."""
 
@@ -102,12 +105,15 @@ class Killer:
         for until, runner in list(self.stopped):
             if now >= until:
                 self._go_on(until, runner)
-        [weapon] = self.dice.choices([self.lanes, self.child, self.runner, self.stop], [95, 3, 0.7, 1.3])
+        weapon = self.dice.choice([self.child, self.runner, self.stop])
+        if now < self.pauses.get(weapon.__name__, 0.0):
+            weapon = self.lanes
+        self.pauses[weapon.__name__] = now + self.dice.uniform(0.5, 1.5) * PAUSE_SECONDS.get(weapon.__name__, 0.0)
         weapon(now)
 
     def lanes(self, now: float) -> None:
         self.locked_count += number(self.connection, LOCKED)
-        self.kills["lanes"] += number(self.connection, KILL_LANES, (self.dice.choice([0.2, 0.5, 1.0]),))
+        self.kills["lanes"] += number(self.connection, KILL_LANES, (self.dice.choice([0.1, 0.3, 0.8]),))
 
     def child(self, now: float) -> None:
         pids = [pid for (pid,) in self.connection.execute("SELECT pid FROM pgqueue.runner WHERE kind = 'runner'")]
@@ -163,17 +169,20 @@ def test_hundreds_of_kills_lose_nothing_and_double_nothing(
     killer = Killer(dice, connection, start)
     count, deadline = 0, time.monotonic() + KILLING_SECONDS_MAX
     while sum(killer.kills.values()) < KILLS and time.monotonic() < deadline:
-        if number(connection, "SELECT count(*) FROM pgqueue.task") < 500:
+        # Of the ready ones: what was running in two crashes waits to run alone, and does not make room.
+        if number(connection, "SELECT count(*) FROM pgqueue.task WHERE status = 'ready'") < BATCH:
             # Plain ones are quick enough to be locked; those with an effect own their row.
             queue.enqueue_many([_some_task(dice, at) for at in range(count, count + BATCH)])
             count += BATCH
         killer.strike(time.monotonic())
         time.sleep(dice.uniform(0.0, 0.05))
     killer.relent()
+    statuses = connection.execute("SELECT status::text, count(*) FROM pgqueue.task GROUP BY 1").fetchall()
+    print(f"left: {statuses}")
     print(f"{count} tasks, {killer.locked_count} locked, kills: {dict(killer.kills)}")
     wait_until(lambda: number(connection, "SELECT count(*) FROM pgqueue.task") == 0, timeout=60)
     assert killer.runners[0].stop() == 0
-    assert sum(killer.kills.values()) >= KILLS / 4
+    assert sum(killer.kills.values()) >= KILLS / 8
     assert killer.locked_count > 0
     assert_each_ended_once(connection, count)
     assert number(connection, "SELECT count(*) FROM pgqueue.attempt") == 0
