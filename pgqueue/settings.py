@@ -165,6 +165,12 @@ class Settings(BaseSettings):
                 "times within its lease. Lower PGQUEUE_HEARTBEAT or raise PGQUEUE_LEASE."
             )
 
+        if self.patience * 3 > self.lease:
+            raise ConfigurationError(
+                f"patience {self.patience} is too long for a lease of {self.lease}: a lane's transaction must end within a third "
+                "of it. Lower PGQUEUE_PATIENCE or raise PGQUEUE_LEASE."
+            )
+
     def application(self) -> str:
         """The owner of schedules declared in code: the setting, else the project's name in pyproject.toml, else "app"."""
         return self.app or _project_name() or "app"

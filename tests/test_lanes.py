@@ -341,6 +341,24 @@ async def test_what_others_have_owned_since_is_not_regained_whatever_the_clock_s
     await link.drop()
 
 
+async def test_a_task_that_was_asked_to_cancel_before_its_runner_was_lost_is_cancelled(
+    queue: Queue, migrated_database: str, settings: Settings, connection: Row
+) -> None:
+    @task
+    class Long(Task):
+        async def run(self) -> None:
+            await asyncio.sleep(30)
+
+    handle = queue.enqueue(Long())
+    connection.execute("UPDATE pgqueue.task SET cancel_requested_at = clock_timestamp(), cancel_reason = 'enough'")
+    async with Runner(AsyncQueue(migrated_database, settings=settings), patience=timedelta(seconds=20)) as runner:
+        trusted(runner)
+        await eventually(lambda: handle.status() is Status.CANCELLED)
+    record = queue.get(handle)
+    assert record is not None
+    assert record.reason == "enough"
+
+
 async def test_stopping_leaves_no_lane_open_and_gives_back_what_was_not_started(
     queue: Queue, migrated_database: str, settings: Settings, connection: Row
 ) -> None:

@@ -61,6 +61,7 @@ def test_durations_and_lists_are_written_as_people_write_them(monkeypatch: pytes
         ({"lease": "0s"}, "lease: .*above zero"),
         ({"poll_interval": 0}, "poll_interval: .*above zero"),
         ({"statement_deadline": 0}, "statement_deadline"),
+        ({"patience": "11s"}, "patience 0:00:11 is too long for a lease of 0:00:30"),
         ({"heartbeat": "20s"}, "heartbeat 0:00:20 is too long for a lease of 0:00:30"),
         ({"history_retention": timedelta.max}, "history_retention: .*within 36500 days"),
         ({"concurrency": 0}, "concurrency: .*greater than or equal to 1"),

@@ -35,7 +35,8 @@ WITH RECURSIVE stretch (priority, maturity_at, id, last_priority) AS (
     CROSS JOIN LATERAL (
         SELECT
             ready.id, ready.type, ready.attempt, ready.priority, ready.maturity_at, ready.payload, ready.options, ready.headers,
-            ready.expires_at, ready.claim_id
+            ready.expires_at, ready.claim_id,
+            ready.type = ANY(%(leased_types)s::text[]) OR ready.cancel_requested_at IS NOT NULL AS is_leased
         FROM {schema}.task AS ready
         WHERE ready.queue = %(queue)s::text AND ready.status = 'ready'
             AND -ready.priority = candidate.priority AND ready.maturity_at = candidate.maturity_at AND ready.id = candidate.id
@@ -49,11 +50,11 @@ WITH RECURSIVE stretch (priority, maturity_at, id, last_priority) AS (
     SET status = 'running', attempt = attempt + 1, runner_id = %(runner_id)s::uuid, claim_id = %(claim_id)s::uuid,
         claimed_at = clock_timestamp(), updated_at = clock_timestamp()
     WHERE queue = %(queue)s::text
-        AND id = ANY(ARRAY(SELECT picked.id FROM picked WHERE picked.type = ANY(%(leased_types)s::text[])))
+        AND id = ANY(ARRAY(SELECT picked.id FROM picked WHERE picked.is_leased))
 )
 SELECT
     picked.id::text, picked.type, picked.attempt + 1, picked.priority, picked.maturity_at, clock.now, picked.payload::text,
     picked.options::text, picked.expires_at <= clock.now AS is_expired, picked.headers::text,
-    picked.type = ANY(%(leased_types)s::text[]) AS is_leased, picked.claim_id::text AS claim_before
+    picked.is_leased, picked.claim_id::text AS claim_before
 FROM picked
 CROSS JOIN clock
