@@ -150,7 +150,8 @@ def database_dsn(server_dsn: str, name: str) -> str:
 def _database(server_dsn: str, template: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex[:16]}"
     with psycopg.connect(server_dsn, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        # As files: for a template this small it takes half as long as through the write-ahead log.
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
     try:
         yield database_dsn(server_dsn, name)
     finally:
