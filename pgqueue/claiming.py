@@ -70,6 +70,7 @@ class Claiming:
         self._batches: dict[Batch, float] = {}
         self._stopping = asyncio.Event()
         self._look = _Signal()
+        self._regaining = 0
         self.paused = False
 
     @property
@@ -121,7 +122,12 @@ class Claiming:
     # ── what to claim ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _want(self) -> int:
-        """How many tasks to claim now; 0, and word when there is room, while that would be too few to be worth a round trip."""
+        """How many tasks to claim now; 0, and word when there is room, while that would be too few to be worth a round trip.
+
+        None while a lane regains what it has lost: another lane of ours would run it a second time.
+        """
+        if self._regaining:
+            return 0
         want = self._prefetch.request(self._slots.in_hand, self._slots.free_count)
         self._slots.room_below = self._prefetch.room_below() if not want else -1
         return min(want, self._claim_limit)
@@ -195,7 +201,12 @@ class Claiming:
         """What became of a lane's tasks after its connection was lost. Returns the ids of those that are not ours any more."""
         uncertain = closing.recorded + closing.discarded
         claims = [settlement.claimed for settlement in uncertain + closing.leased] + closing.running + opened.leased
-        owned, ended = await lane.regain(opened, claims)
+        self._regaining += 1
+        try:
+            owned, ended = await lane.regain(opened, claims)
+        finally:
+            self._regaining -= 1
+            self._look.send()
         opened.leased = [claimed for claimed in opened.leased if claimed.id in owned]
         closing.recorded = [settlement for settlement in uncertain if settlement.claimed.id in ended]
         closing.discarded = []

@@ -36,6 +36,8 @@ from pgqueue.wire import Exchange, Reply
 logger = logging.getLogger("pgqueue.lane")
 REGAIN_SECONDS = 2.0
 """How long the tasks of a lost lane are waited for with what became of them."""
+REGAIN_PAUSES = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
+"""Seconds between looks at rows that the server, ending the lost connection, has not let go of yet."""
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _RECORDED = (Verdict.SUCCEEDED, Verdict.CANCELLED, Verdict.IGNORED)
 
@@ -178,9 +180,7 @@ class Lane:
         try:
             async with asyncio.timeout(REGAIN_SECONDS):
                 await self._link.wait_until_up()
-                before = json.dumps(opened.claims_before)
-                regain = self._sql.regain(**self._fence(opened, ordered), claims_before=before)
-                owned = {row[0] for row in await self._link.rows(regain)}
+                owned = await self._regained(opened, ordered)
                 missing = [claimed.id for claimed in ordered if claimed.id not in owned]
                 ended = await self._link.rows(
                     self._sql.settled_claims(queue=opened.queue, ids=missing, claim_ids=[opened.claim_id for _ in missing])
@@ -190,6 +190,19 @@ class Lane:
             logger.info("could not regain what a lost lane had locked: %s", str(error).strip().partition("\n")[0])
             return set(), set()
         return owned, {row[0] for row in ended}
+
+    async def _regained(self, opened: Opened, claims: Sequence[Claimed]) -> set[str]:
+        owned: set[str] = set()
+        before = json.dumps(opened.claims_before)
+        for pause_seconds in (*REGAIN_PAUSES, None):
+            rows = await self._link.rows(self._sql.regain(**self._fence(opened, claims), claims_before=before))
+            owned |= {id for id, is_ours in rows if is_ours}
+            skipped = {id for id, is_ours in rows if not is_ours}
+            if pause_seconds is None or not skipped:
+                break
+            claims = [claimed for claimed in claims if claimed.id in skipped]
+            await asyncio.sleep(pause_seconds)
+        return owned
 
     async def end(self) -> None:
         """COMMIT: nothing is held by lock. Raises what psycopg raises."""

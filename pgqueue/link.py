@@ -36,7 +36,11 @@ class Link:
     async def connection(self) -> AsyncConnection:
         """The connection, opened if need be. Raises what psycopg raises."""
         if self._connection is None or self._connection.closed:
-            self._connection = await AsyncConnection.connect(**self._parameters)
+            try:
+                self._connection = await AsyncConnection.connect(**self._parameters)
+            except asyncio.CancelledError as error:
+                # The frames hold a connection that is half open: the server would wait for its password for a minute.
+                raise error.with_traceback(None) from None
             self._connection.deadline_seconds = self._deadline_seconds
             # A generic plan made while a table was small would be kept when it has grown to millions.
             await self._connection.execute("SET plan_cache_mode = force_custom_plan")

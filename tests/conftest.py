@@ -1,6 +1,7 @@
 """A real PostgreSQL for every test: a DSN from the environment, else testcontainers where Docker answers, else the embedded one.
 
-One database per test, cloned from a template that is migrated once. With pytest-xdist all workers share one server.
+One database per test, cloned from a template that is migrated once. With pytest-xdist all workers share one server. Where there is
+memory to spare, the embedded one keeps its files there: a database is some hundreds of them, made and removed for each test.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -27,6 +29,25 @@ from pgqueue.registry import registry
 from pgqueue.settings import Settings
 
 TEMPLATE_PREFIX = "pgqueue_template_"
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES_MIN = 4 * 2**30
+PLACE_PREFIX, PLACE_VARIABLE = "pgqueue-test-", "PGQUEUE_TEST_PLACE"
+LINGER_SECONDS = 1.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the place of the embedded server's files, once for all workers: they inherit the variable."""
+    if hasattr(config, "workerinput") or not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < MEMORY_BYTES_MIN:
+        return
+    for left in MEMORY.glob(PLACE_PREFIX + "*"):
+        if left.stat().st_uid == os.getuid() and time.time() - left.stat().st_mtime > 3_600:
+            _remove_place(left)  # of a run that was killed
+    os.environ[PLACE_VARIABLE] = tempfile.mkdtemp(prefix=PLACE_PREFIX, dir=MEMORY)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput") and (place := os.environ.pop(PLACE_VARIABLE, None)):
+        _remove_place(Path(place))
 
 
 @pytest.fixture(scope="session")
@@ -193,5 +214,21 @@ def _from_embedded(shared: Path) -> Iterator[str]:
     from pgqueue.embedded import open_embedded
 
     settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "400"}
-    with open_embedded(shared / "embedded", settings=settings, linger_seconds=3.0) as server:
+    place = Path(os.environ.get(PLACE_VARIABLE, shared))
+    with open_embedded(place / "embedded", settings=settings, linger_seconds=LINGER_SECONDS) as server:
         yield server.dsn
+
+
+def _remove_place(place: Path) -> None:
+    """Once the server in it has stopped; one that goes on keeps its files."""
+    lock, deadline = place / "embedded" / "keeper.lock", time.monotonic() + 10 * LINGER_SECONDS
+    while lock.exists():
+        with open(lock) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.05)
+    shutil.rmtree(place, ignore_errors=True)

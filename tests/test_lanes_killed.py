@@ -202,7 +202,7 @@ def test_hundreds_of_kills_lose_nothing_and_double_nothing(
 def test_a_runner_stopped_beyond_its_lease_and_continued_ends_no_task_a_second_time(
     claim: str, queue: Queue, connection: Row, start: Start
 ) -> None:
-    sleeper = start("--patience", "2s" if claim == "locked" else "0s")
+    sleeper = start("--patience", "500ms" if claim == "locked" else "0s")
     for _ in range(15):  # one by one, so that each is a run to measure
         queue.enqueue(effects.Plain()).result(timeout=15)
     # A queue that was found empty is claimed from by lease first: so there is more than that.

@@ -159,12 +159,12 @@ def test_one_statement_tells_each_queue_once(queue: Queue, connection: Row, ear:
     assert sorted(heard(ear)) == ["a", "b"]
 
 
-def test_a_full_notification_queue_is_left_alone(queue: Queue, connection: Row, ear: Row) -> None:
+def test_a_full_notification_queue_is_left_alone(queue: Queue, connection: Row, ear: Row, migrated_database: str) -> None:
     Note = note()
     arm(connection)
     full = "CREATE FUNCTION pgqueue.pg_notification_queue_usage() RETURNS float8 LANGUAGE sql VOLATILE AS 'SELECT 0.6'"
     connection.execute(full)
-    with psycopg.connect(connection.info.dsn, options="-c search_path=pgqueue,pg_catalog", autocommit=True) as joined:
+    with psycopg.connect(migrated_database, options="-c search_path=pgqueue,pg_catalog", autocommit=True) as joined:
         for many in (1, 3, 400):
             queue.enqueue_many([Note()] * many, connection=joined)
         queue.enqueue(Note(), connection=joined)
