@@ -269,7 +269,7 @@ import sys
 from datetime import timedelta
 from pgqueue import Queue
 with Queue(sys.argv[1]) as queue:
-    with queue.lock("n", ttl=timedelta(milliseconds=700), renew=True) as token:
+    with queue.lock("n", ttl=timedelta(seconds=1.5), renew=True) as token:
         print(token, flush=True)
         sys.stdin.read()
 """
@@ -366,7 +366,7 @@ def test_a_block_that_outlasts_its_lock_ends_with_an_error_and_keeps_its_own_if_
 def test_a_lock_that_renews_itself_is_held_until_the_end_unless_it_is_taken_away(
     queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ttl = timedelta(milliseconds=150)
+    ttl = SECOND
     lock, extend, failures = queue.lock("n", ttl=ttl, renew=True), Lock.extend, iter([True, False])
 
     def flaky(self: Lock, ttl: timedelta | None = None) -> bool:
@@ -377,7 +377,7 @@ def test_a_lock_that_renews_itself_is_held_until_the_end_unless_it_is_taken_away
     with monkeypatch.context() as patch, lock:
         patch.setattr(Lock, "extend", flaky)
         acquired_at = held(lock.holder()).acquired_at
-        wait_until(lambda: held(lock.holder()).expires_at > acquired_at + 3 * ttl)
+        wait_until(lambda: held(lock.holder()).expires_at > acquired_at + 1.5 * ttl)
         assert not lock.lost
     assert not lock.lost
     assert "could not be renewed, trying on: away for a moment" in caplog.text
@@ -419,13 +419,13 @@ async def test_the_async_client_does_the_same(async_queue: AsyncQueue, caplog: p
     tokens = [token for some in await asyncio.gather(*(compete(5) for _ in range(4))) for token in some]
     assert len(set(tokens)) == 20
 
-    renewed = async_queue.lock("n", ttl=timedelta(milliseconds=150), renew=True)
+    renewed = async_queue.lock("n", ttl=SECOND, renew=True)
     with pytest.raises(LockLost):
         async with renewed:
             acquired_at = held(await renewed.holder()).acquired_at
 
             async def was_renewed() -> bool:
-                return held(await renewed.holder()).expires_at > acquired_at + timedelta(milliseconds=300)
+                return held(await renewed.holder()).expires_at > acquired_at + 1.2 * SECOND
 
             await eventually(was_renewed)
             assert not renewed.lost
