@@ -12,6 +12,8 @@ from pgqueue.errors import (
     EmbeddedError,
     EnqueueConflict,
     LeaseLost,
+    LockLost,
+    LockTimeout,
     PayloadError,
     PgQueueError,
     ResultTimeout,
@@ -27,7 +29,7 @@ from pgqueue.errors import (
 )
 from pgqueue.hooks import on_runner_start, on_runner_stop
 from pgqueue.outcomes import Cancel, Ignore, RetryIn, Snooze
-from pgqueue.records import AttemptRecord, QueueRecord, TaskPage, TaskRecord
+from pgqueue.records import AttemptRecord, AuditPage, AuditRecord, LockPage, LockRecord, QueueRecord, TaskPage, TaskRecord
 from pgqueue.registry import registry, set_default_queue, task
 from pgqueue.requests import Unique
 from pgqueue.retry import Retry
@@ -36,13 +38,16 @@ from pgqueue.task import Task
 
 if TYPE_CHECKING:
     from pgqueue.client import AsyncQueue, AsyncTaskHandle, Queue, TaskHandle
+    from pgqueue.lock import AsyncLock, Lock
     from pgqueue.recurring import Scheduler
     from pgqueue.settings import Settings
     from pgqueue.worker import Observer, Runner, RunnerStats
 
 _LAZY = {
+    "AsyncLock": "pgqueue.lock",
     "AsyncQueue": "pgqueue.client",
     "AsyncTaskHandle": "pgqueue.client",
+    "Lock": "pgqueue.lock",
     "Queue": "pgqueue.client",
     "TaskHandle": "pgqueue.client",
     "Observer": "pgqueue.worker",
@@ -53,12 +58,13 @@ _LAZY = {
 }
 
 __all__ = [
-    "AsyncQueue", "AsyncTaskHandle", "AttemptRecord", "Cancel", "ConfigurationError", "Context", "DatabaseUnavailable",
-    "DiscoveryError", "EmbeddedError", "EnqueueConflict", "Ignore", "LeaseLost", "Observer", "PayloadError",
-    "PgQueueError", "Queue", "QueueRecord", "ResultTimeout", "Retry", "RetryIn", "Runner", "RunnerStats", "Scheduler",
-    "SchemaError", "Settings", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead", "TaskDeleted", "TaskFinished",
-    "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique", "UnknownTask",
-    "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
+    "AsyncLock", "AsyncQueue", "AsyncTaskHandle", "AttemptRecord", "AuditPage", "AuditRecord", "Cancel",
+    "ConfigurationError", "Context", "DatabaseUnavailable", "DiscoveryError", "EmbeddedError", "EnqueueConflict", "Ignore",
+    "LeaseLost", "Lock", "LockLost", "LockPage", "LockRecord", "LockTimeout", "Observer", "PayloadError", "PgQueueError",
+    "Queue", "QueueRecord", "ResultTimeout", "Retry", "RetryIn", "Runner", "RunnerStats", "Scheduler", "SchemaError",
+    "Settings", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead", "TaskDeleted", "TaskFinished", "TaskHandle",
+    "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique", "UnknownTask", "on_runner_start",
+    "on_runner_stop", "registry", "set_default_queue", "task",
 ]  # fmt: skip
 
 

@@ -22,16 +22,21 @@ import psycopg
 from typing_extensions import Unpack
 
 from pgqueue import operations, payload
+from pgqueue.actors import Actor, Door, check_audit_filter, check_door, default_name
+from pgqueue.audit import list_audit
 from pgqueue.collector import collector_paused
 from pgqueue.database import AsyncConnection, Connection, Operation
 from pgqueue.errors import ConfigurationError, TaskNotFound
 from pgqueue.filters import Filter, check_filter, check_id, check_page, check_queue, check_reason, check_unfinished
 from pgqueue.handles import AsyncTaskHandle, TaskHandle
 from pgqueue.joining import arun_joined, run_joined
+from pgqueue.lock import AsyncLock, Lock
+from pgqueue.locking import check_lock
+from pgqueue.locks import AsyncLocks, Locks
 from pgqueue.operations import AlreadyEnqueued, Inserted
 from pgqueue.pools import AsyncPool, Pool
 from pgqueue.preparation import prepare, prepare_many
-from pgqueue.records import AttemptRecord, QueueRecord, TaskPage, TaskRecord
+from pgqueue.records import AttemptRecord, AuditPage, QueueRecord, TaskPage, TaskRecord
 from pgqueue.registry import Registry
 from pgqueue.registry import registry as default_registry
 from pgqueue.requests import EnqueueOptions, QueueOptions, Request, check_name, check_queue_options
@@ -71,6 +76,8 @@ class _Client(Generic[P]):
         self._home = Home(dsn, self.settings)
         self._pool: P = self._pool_type(self._home.dsn, _checked_size(pool_size))
         self._bound: Any = None
+        self._acts_for: str | None = None
+        self._door = Door.API
 
     @property
     def registry(self) -> Registry:
@@ -87,6 +94,20 @@ class _Client(Generic[P]):
         twin = copy(self)
         twin._bound = connection
         return twin
+
+    def acting(self, actor: str | None = None, *, door: Door | str | None = None) -> Self:
+        """This client with another name in the audit, that of whom it acts for; and another door. The pool is shared."""
+        twin = copy(self)
+        twin._acts_for = self._acts_for if actor is None else check_name(actor, "actor")
+        twin._door = self._door if door is None else check_door(door)
+        return twin
+
+    @property
+    def _actor(self) -> Actor | None:
+        """Whom the audit names; None: nothing is written down."""
+        if not self.settings.audit_retention:
+            return None
+        return Actor(self._acts_for or self.settings.actor or default_name(), self._door)
 
     def _by_name(self, name: str, values: dict[str, Any] | None) -> Task[Any]:
         return payload.validate(self._registry.get(name), values or {})
@@ -221,7 +242,9 @@ class Queue(_Client[Pool]):
             queue = task.queue_name
         else:
             queue = _found(self._run(lambda: operations.get(self._sql, task_id)), task_id).queue
-        return self._pool.perform(lambda repeated: operations.cancel(self._sql, queue, task_id, because, repeated=repeated))
+        return self._pool.perform(
+            lambda repeated: operations.cancel(self._sql, queue, task_id, because, by=self._actor, repeated=repeated)
+        )
 
     def cancel_all(
         self,
@@ -234,7 +257,7 @@ class Queue(_Client[Pool]):
     ) -> int:
         """Cancel every unfinished task that matches and was there at the call; running ones are asked. Returns how many."""
         wanted, because = check_unfinished(self._pick(status, type, queue, tags)), check_reason(reason)
-        return self._run(lambda: operations.cancel_all(self._sql, wanted, because))
+        return self._run(lambda: operations.cancel_all(self._sql, wanted, because, by=self._actor))
 
     def queues(self) -> builtins.list[QueueRecord]:
         """The queues that hold unfinished tasks or have settings, by name."""
@@ -247,7 +270,47 @@ class Queue(_Client[Pool]):
         Returns how the queue is set now. Raises ConfigurationError.
         """
         queue, checked = check_name(name, "queue"), check_queue_options(options)
-        return self._run(lambda: operations.configure(self._sql, queue, checked))
+        return self._run(lambda: operations.configure(self._sql, queue, checked, by=self._actor))
+
+    @property
+    def locks(self) -> Locks:
+        """Which named locks are held, and by whom."""
+        return Locks(self)
+
+    def lock(
+        self,
+        name: str,
+        *,
+        ttl: timedelta,
+        timeout: float | timedelta | None = None,
+        renew: bool = False,
+        holder: str | None = None,
+    ) -> Lock:
+        """A lock by name, for `with lock as token:`, or `acquire()` and `release()`. Nothing is sent yet.
+
+        ttl: it frees itself so long after it was acquired or extended, by the database's clock. timeout: how long `with` waits,
+        in seconds, until it raises LockTimeout; None: without end. renew: while the block of `with` runs a thread extends it,
+        every third of the ttl. holder: who it is, for people; user@host unless given. The token only grows for a name. At the
+        end of a block that outlasted its lock LockLost is raised.
+        """
+        return Lock(
+            self, check_lock(name, ttl=ttl, timeout=timeout, renew=renew, holder=default_name() if holder is None else holder)
+        )
+
+    def audit(
+        self,
+        *,
+        object: str | None = None,
+        actor: str | None = None,
+        door: Door | str | None = None,
+        action: str | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> AuditPage:
+        """Who did what, newest first, a page of up to 1,000. object is `queue:mail`, or `queue` for all of the kind."""
+        wanted = check_audit_filter(object=object, actor=actor, door=door, action=action, since=since, limit=limit, cursor=cursor)
+        return self._run(lambda: list_audit(self._sql, wanted))
 
     def run_now(self, task: Task[R]) -> R:
         """Run a task here and now, without the database: for scripts and tests. Its exception comes out as it is."""
@@ -399,7 +462,9 @@ class AsyncQueue(_Client[AsyncPool]):
             queue = task.queue_name
         else:
             queue = _found(await self._run(lambda: operations.get(self._sql, task_id)), task_id).queue
-        return await self._pool.perform(lambda repeated: operations.cancel(self._sql, queue, task_id, because, repeated=repeated))
+        return await self._pool.perform(
+            lambda repeated: operations.cancel(self._sql, queue, task_id, because, by=self._actor, repeated=repeated)
+        )
 
     async def cancel_all(
         self,
@@ -412,7 +477,7 @@ class AsyncQueue(_Client[AsyncPool]):
     ) -> int:
         """Cancel every unfinished task that matches and was there at the call; running ones are asked. Returns how many."""
         wanted, because = check_unfinished(self._pick(status, type, queue, tags)), check_reason(reason)
-        return await self._run(lambda: operations.cancel_all(self._sql, wanted, because))
+        return await self._run(lambda: operations.cancel_all(self._sql, wanted, because, by=self._actor))
 
     async def queues(self) -> builtins.list[QueueRecord]:
         """The queues that hold unfinished tasks or have settings, by name."""
@@ -421,7 +486,41 @@ class AsyncQueue(_Client[AsyncPool]):
     async def configure(self, name: str, **options: Unpack[QueueOptions]) -> QueueRecord:
         """Set how a queue is worked off, as Queue.configure does."""
         queue, checked = check_name(name, "queue"), check_queue_options(options)
-        return await self._run(lambda: operations.configure(self._sql, queue, checked))
+        return await self._run(lambda: operations.configure(self._sql, queue, checked, by=self._actor))
+
+    @property
+    def locks(self) -> AsyncLocks:
+        """Which named locks are held, and by whom."""
+        return AsyncLocks(self)
+
+    def lock(
+        self,
+        name: str,
+        *,
+        ttl: timedelta,
+        timeout: float | timedelta | None = None,
+        renew: bool = False,
+        holder: str | None = None,
+    ) -> AsyncLock:
+        """A lock by name, for `async with lock as token:`, or to be awaited; as Queue.lock. A task of the loop renews it."""
+        return AsyncLock(
+            self, check_lock(name, ttl=ttl, timeout=timeout, renew=renew, holder=default_name() if holder is None else holder)
+        )
+
+    async def audit(
+        self,
+        *,
+        object: str | None = None,
+        actor: str | None = None,
+        door: Door | str | None = None,
+        action: str | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> AuditPage:
+        """Who did what, newest first, as Queue.audit says."""
+        wanted = check_audit_filter(object=object, actor=actor, door=door, action=action, since=since, limit=limit, cursor=cursor)
+        return await self._run(lambda: list_audit(self._sql, wanted))
 
     async def run_now(self, task: Task[R]) -> R:
         """Run a task here and now, without the database: for scripts and tests. Its exception comes out as it is."""

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -22,7 +23,19 @@ from pgqueue.statements import Call, Copy
 
 RV = TypeVar("RV")
 Rows = list[tuple[Any, ...]]
-Operation = Generator[Call | Copy, Rows, RV]
+
+
+@dataclass(frozen=True, slots=True)
+class Atomic:
+    """Calls that commit together or not at all, whatever the caller's transaction is: inside of one they get a savepoint.
+
+    What an operation yields, and gets the rows of that the inner one returns.
+    """
+
+    operation: Operation[Rows]
+
+
+Operation = Generator[Call | Copy | Atomic, Rows, RV]
 
 CONNECT_TIMEOUT_SECONDS = 10
 STATEMENT_DEADLINE_SECONDS = 20.0
@@ -105,7 +118,10 @@ async def arun(connection: psycopg.AsyncConnection[Any], operation: Operation[RV
             return result
 
 
-def _execute(connection: psycopg.Connection[Any], call: Call | Copy) -> Rows:
+def _execute(connection: psycopg.Connection[Any], call: Call | Copy | Atomic) -> Rows:
+    if isinstance(call, Atomic):
+        with connection.transaction():
+            return run(connection, call.operation)
     # Not connection.cursor(): the caller's connection may make cursors of another kind.
     cursor = psycopg.Cursor(connection, row_factory=psycopg.rows.tuple_row)
     if isinstance(call, Copy):
@@ -117,7 +133,10 @@ def _execute(connection: psycopg.Connection[Any], call: Call | Copy) -> Rows:
     return cursor.fetchall() if _has_rows(cursor) else []
 
 
-async def _aexecute(connection: psycopg.AsyncConnection[Any], call: Call | Copy) -> Rows:
+async def _aexecute(connection: psycopg.AsyncConnection[Any], call: Call | Copy | Atomic) -> Rows:
+    if isinstance(call, Atomic):
+        async with connection.transaction():
+            return await arun(connection, call.operation)
     cursor = psycopg.AsyncCursor(connection, row_factory=psycopg.rows.tuple_row)
     if isinstance(call, Copy):
         async with cursor.copy(_literal(call)) as copy:

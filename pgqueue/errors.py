@@ -10,6 +10,8 @@
     ├── DatabaseUnavailable       PostgreSQL did not answer within the deadline
     ├── EnqueueConflict           the holder of a key kept coming and going; nothing was inserted
     ├── LeaseLost                 this attempt no longer owns its task; nothing it wrote was kept
+    ├── LockLost                  a named lock was not held until the end of its block
+    ├── LockTimeout               a named lock did not come free in time (also a TimeoutError)
     ├── TaskNotFound              no task of that id is stored (it may have been purged)
     ├── TaskFinished              the task has ended, so it cannot be changed
     ├── ResultTimeout             the task did not finish in time (also a TimeoutError)
@@ -64,6 +66,14 @@ class EnqueueConflict(PgQueueError):
 
 class LeaseLost(PgQueueError):
     """The attempt no longer owns its task: it was rescued, cancelled or settled elsewhere."""
+
+
+class LockLost(PgQueueError):
+    """A named lock was not held until the end: its time to live passed, or somebody released it by force."""
+
+
+class LockTimeout(PgQueueError, TimeoutError):
+    """A named lock did not come free within the timeout."""
 
 
 class TaskNotFound(PgQueueError):

@@ -35,6 +35,8 @@ SWEEP_BATCH = 1_000
 SWEEP_INTERVAL_SECONDS = 60.0
 """How often expired tasks and keys are looked for; a claim notices an expired task by itself."""
 PARTITIONS_INTERVAL_SECONDS = 3_600.0
+LOCK_NAME_KEPT = timedelta(days=1)
+"""How long the name of a lock is kept after it came free."""
 
 
 class Promotion:
@@ -211,6 +213,8 @@ class Sweeps:
             await self._batches(self._sql.forget_type(type=type_name, before=now - retention, limit=SWEEP_BATCH))
         await self._batches(self._sql.forget_dead(before=now - self._settings.dead_retention, limit=SWEEP_BATCH))
         await self._batches(self._sql.forget_slots(before=now - self._settings.history_retention, limit=SWEEP_BATCH))
+        await self._batches(self._sql.forget_audit(before=now - self._settings.audit_retention, limit=SWEEP_BATCH))
+        await self._batches(self._sql.forget_locks(before=now - LOCK_NAME_KEPT, limit=SWEEP_BATCH))
         return postponed
 
     def _retention_of(self, table: str) -> timedelta:

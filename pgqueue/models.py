@@ -337,24 +337,29 @@ class NamedLockRow(Base):
     """Locks by name."""
 
     __tablename__ = "named_lock"
+    __table_args__ = (Index("named_lock_expires", "expires_at"),)
 
     name: Mapped[str] = mapped_column(primary_key=True)
     holder: Mapped[str | None]
+    claim_id: Mapped[uuid.UUID | None]
     token: Mapped[Big] = mapped_column(server_default=text("0"))
     acquired_at: Mapped[datetime | None]
-    expires_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class AuditRow(Base):
     """Who did what."""
 
     __tablename__ = "audit"
+    __table_args__ = (Index("audit_at", "at", "id"), Index("audit_object", "kind", "name", "at", "id"))
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=NEW_ID)
     at: Mapped[datetime] = mapped_column(server_default=NOW)
     actor: Mapped[str]
+    door: Mapped[str] = mapped_column(server_default="api")
     action: Mapped[str]
-    object: Mapped[str]
+    kind: Mapped[str]
+    name: Mapped[str]
     details: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
 
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from pgqueue.actors import MANY, Actor
+from pgqueue.audit import audited
 from pgqueue.collector import collector_paused
 from pgqueue.copying import array_literal, chunks
-from pgqueue.database import Operation
+from pgqueue.database import Operation, Rows
 from pgqueue.errors import EnqueueConflict, TaskNotFound
 from pgqueue.filters import Filter, Page
 from pgqueue.records import AttemptRecord, QueueRecord, TaskPage, TaskRecord
@@ -272,13 +274,26 @@ def standing(sql: Statements, queue: str, task_id: uuid.UUID) -> Operation[Stand
     return Standing(Status(status), result, reason)
 
 
-def cancel(sql: Statements, queue: str, task_id: uuid.UUID, reason: str | None, *, repeated: bool = False) -> Operation[bool]:
+def cancel(
+    sql: Statements,
+    queue: str,
+    task_id: uuid.UUID,
+    reason: str | None,
+    *,
+    by: Actor | None = None,
+    repeated: bool = False,
+) -> Operation[bool]:
     """True: it is cancelled, or its runner has been asked to. False: it has ended. Raises TaskNotFound.
 
     `repeated`: an attempt whose commit is unknown may have cancelled it, so finding it cancelled is True as well.
     """
+
+    def details(rows: Rows) -> dict[str, Any]:
+        return {"queue": queue, "reason": reason, "status": rows[0][0]}
+
     for _ in range(CONFLICT_TRIES_MAX):
-        if (yield sql.cancel(queue=queue, id=task_id, reason=reason)):
+        change = sql.cancel(queue=queue, id=task_id, reason=reason)
+        if (yield from audited(sql, by, "cancel", f"task:{task_id}", change, details)):
             return True
         rows = yield sql.outcome(queue=queue, id=task_id)
         if not rows:
@@ -289,17 +304,24 @@ def cancel(sql: Statements, queue: str, task_id: uuid.UUID, reason: str | None, 
     raise EnqueueConflict(f"task {task_id} moved {CONFLICT_TRIES_MAX} times while it was to be cancelled: cancel again")
 
 
-def cancel_all(sql: Statements, wanted: Filter, reason: str | None) -> Operation[int]:
+def cancel_all(sql: Statements, wanted: Filter, reason: str | None, *, by: Actor | None = None) -> Operation[int]:
     """Cancel what waits and ask for what runs, in batches of 1,000, each a transaction of its own. Returns how many."""
     started_at = (yield sql.clock())[0][0]
     names = [wanted.queue] if wanted.queue is not None else [row[0] for row in (yield sql.queues())]
-    cancelled = 0
+    line, cancelled = uuid.uuid4(), 0
+
+    def details(rows: Rows) -> dict[str, Any] | None:
+        count = rows[0][1]
+        return {**wanted.parameters(), "reason": reason, "count": cancelled + count} if count else None
+
     for statement in (sql.cancel_all, sql.cancel_running):
         for queue in names:
             parameters = {**wanted.parameters(), "queue": queue, "created_before": started_at, "reason": reason}
             after: uuid.UUID | None = FIRST_ID
             while after is not None:
-                after, count = (yield statement(**parameters, after=after, limit=CANCEL_BATCH))[0]
+                batch = statement(**parameters, after=after, limit=CANCEL_BATCH)
+                rows = yield from audited(sql, by, "cancel_all", f"task:{MANY}", batch, details, id=line)
+                after, count = rows[0]
                 cancelled += count
     return cancelled
 
@@ -345,7 +367,8 @@ def queues(sql: Statements) -> Operation[list[QueueRecord]]:
     return [QueueRecord(*row) for row in rows]
 
 
-def configure(sql: Statements, queue: str, options: QueueOptions) -> Operation[QueueRecord]:
+def configure(sql: Statements, queue: str, options: QueueOptions, *, by: Actor | None = None) -> Operation[QueueRecord]:
     """Set what is given, leave the rest, and say how the queue is set now."""
-    rows = yield sql.configure(queue=queue, sets_aging="aging" in options, aging=options.get("aging"))
+    change = sql.configure(queue=queue, sets_aging="aging" in options, aging=options.get("aging"))
+    rows = yield from audited(sql, by, "configure", f"queue:{queue}", change, options)
     return QueueRecord(*rows[0])

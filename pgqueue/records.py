@@ -97,6 +97,71 @@ class TaskPage:
         return len(self.tasks)
 
 
+@dataclass(frozen=True, slots=True)
+class LockRecord:
+    """A named lock that is held. Instants are by the database's clock; at expires_at it comes free, unless it is extended."""
+
+    name: str
+    holder: str
+    token: int
+    acquired_at: datetime
+    expires_at: datetime
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class LockPage:
+    """Held locks, by name. `cursor` gives the next page to `locks.list(cursor=...)`; None: this was the last."""
+
+    locks: tuple[LockRecord, ...]
+    cursor: str | None
+
+    def __iter__(self) -> Iterator[LockRecord]:
+        return iter(self.locks)
+
+    def __len__(self) -> int:
+        return len(self.locks)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """Something that somebody did. object is `kind:name`, such as `queue:mail`; door is cli, api or dashboard."""
+
+    id: uuid.UUID
+    at: datetime
+    actor: str
+    door: str
+    action: str
+    object: str
+    details: dict[str, Any]
+
+    @classmethod
+    def from_row(cls, row: tuple[Any, ...]) -> AuditRecord:
+        """A row of audit_list.sql."""
+        values = list(row)
+        values[6] = loads(values[6])
+        return cls(*values)
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPage:
+    """What was done, newest first. `cursor` gives the next page to `audit(cursor=...)`; None: this was the last."""
+
+    records: tuple[AuditRecord, ...]
+    cursor: str | None
+
+    def __iter__(self) -> Iterator[AuditRecord]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
 def loads(text: str | None) -> Any:
     """JSON as Python reads it; text that Python cannot read (nested too deeply, a number too long) stays text."""
     if text is None:

@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     """Where the embedded PostgreSQL keeps its data."""
     app: str = Field(default="", max_length=200)
     """Who owns the schedules declared in code; empty means the project's name, else "app"."""
+    actor: str = Field(default="", max_length=200)
+    """Who is written down in the audit; empty means user@host."""
     tasks: Words = []
     """Modules to import before a runner or scheduler starts."""
 
@@ -111,6 +113,8 @@ class Settings(BaseSettings):
     history_retention: Duration = timedelta(days=7)
     dead_retention: Duration = timedelta(days=30)
     idempotency_retention: Duration = timedelta(hours=24)
+    audit_retention: Duration = timedelta(days=90)
+    """How long the audit is kept. Zero: nothing is written down."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
@@ -135,6 +139,13 @@ class Settings(BaseSettings):
             raise ValueError("a schema's name holds no control characters and does not begin with pg_, which PostgreSQL keeps")
         return name
 
+    @field_validator("actor")
+    @classmethod
+    def _check_actor(cls, name: str) -> str:
+        if not name.isprintable():
+            raise ValueError("the name of an actor holds no control characters")
+        return name
+
     @field_validator("lease", "heartbeat", "poll_interval", "statement_deadline", "idempotency_retention")
     @classmethod
     def _check_positive(cls, duration: timedelta) -> timedelta:
@@ -146,6 +157,7 @@ class Settings(BaseSettings):
         "patience",
         "history_retention",
         "dead_retention",
+        "audit_retention",
         "shutdown_timeout",
         "connect_timeout",
         "undecodable_delay",

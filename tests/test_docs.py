@@ -39,7 +39,7 @@ from pgqueue import doors, runner, states
 from pgqueue.client import Queue
 from pgqueue.definition import define
 from pgqueue.durations import format_duration
-from pgqueue.records import AttemptRecord, TaskRecord
+from pgqueue.records import AttemptRecord, AuditRecord, LockRecord, TaskRecord
 from pgqueue.requests import EnqueueOptions
 from pgqueue.settings import Settings
 
@@ -306,9 +306,12 @@ def test_every_column_of_a_task_is_explained():
 
 def test_the_json_shapes_are_those_of_the_code():
     shapes = [json.loads(block.text) for block in blocks(ROOT / "docs" / "cli.md", "json")]
-    records = [shape["tasks"][0] for shape in shapes if "cursor" in shape]
+    records = [shape["tasks"][0] for shape in shapes if "cursor" in shape and "tasks" in shape]
     assert [list(record) for record in records] == [list(TaskRecord.__slots__)]
     assert list(AttemptRecord.__slots__) in [list(shape) for shape in shapes]
+    locks, lines = ([shape[name][0] for shape in shapes if name in shape] for name in ("locks", "records"))
+    assert [list(lock) for lock in locks] == [list(LockRecord.__slots__)]
+    assert [list(line) for line in lines] == [list(AuditRecord.__slots__)]
 
 
 def test_every_public_name_is_in_the_docs():

@@ -417,6 +417,7 @@ FINISHED: dict[str, Any] = {
 }  # fmt: skip
 IDEMPOTENCY: dict[str, Any] = {"queue": "q", "task_id": str(uuid.uuid4()), "task_queue": "q", "expires_at": "2026-01-01"}
 RUNNER: dict[str, Any] = {"id": str(uuid.uuid4()), "name": "n", "host": "h", "pid": 1, "version": "1"}
+AUDIT: dict[str, Any] = {"actor": "a", "action": "x", "kind": "queue", "name": "q"}
 OTHER_BREAKERS: list[tuple[str, str, dict[str, Any]]] = [
     ("history_status_is_finished", "history", {**FINISHED, "status": "running"}),
     ("history_status_is_finished", "history", {**FINISHED, "status": "dead"}),
@@ -438,6 +439,14 @@ OTHER_BREAKERS: list[tuple[str, str, dict[str, Any]]] = [
     ("queue_limits_positive", "queue", {"name": "q", "max_concurrency": 0}),
     ("queue_limits_positive", "queue", {"name": "q", "aging": "-1 hour"}),
     ("queue_name_length", "queue", {"name": ""}),
+    ("named_lock_name_length", "named_lock", {"name": ""}),
+    ("named_lock_token_range", "named_lock", {"name": "n", "token": -1}),
+    ("named_lock_holder_has_claim", "named_lock", {"name": "n", "holder": "h", "acquired_at": "2026-01-01"}),
+    ("named_lock_expires_range", "named_lock", {"name": "n", "expires_at": "infinity"}),
+    ("audit_door", "audit", {**AUDIT, "door": "window"}),
+    ("audit_object_length", "audit", {**AUDIT, "name": ""}),
+    ("audit_object_length", "audit", {**AUDIT, "kind": "k" * 201}),
+    ("audit_details_are_an_object", "audit", {**AUDIT, "details": "[]"}),
     ("task_type_name_length", "task_type", {"name": "t" * 10_000, "title": "T", "payload_schema": "{}"}),
 ]
 BREAKERS = [(rule, "task", {"type": "T", **row}) for rule, row in TASK_BREAKERS] + OTHER_BREAKERS

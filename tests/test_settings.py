@@ -83,7 +83,9 @@ def test_a_wrong_setting_is_refused_in_one_line_that_names_it(flags: dict[str, A
 
 def test_a_misspelt_name_in_the_project_file_is_refused(project: Path):
     (project / "pyproject.toml").write_text("[tool.pgqueue]\nleese = '5s'\n")
-    with pytest.raises(ConfigurationError, match=r"\[tool\.pgqueue\] has no setting 'leese'; there are app, claim_limit"):
+    with pytest.raises(
+        ConfigurationError, match=r"\[tool\.pgqueue\] has no setting 'leese'; there are actor, app, audit_retention, claim_limit"
+    ):
         load()
 
 

@@ -308,21 +308,39 @@ CREATE TABLE {schema}.rate_grant (
     CONSTRAINT rate_grant_pkey PRIMARY KEY (queue, key, id)
 );
 
+-- The fencing tokens of named locks: one sequence for all names, so that a name may be forgotten and its next token is larger still.
+CREATE SEQUENCE {schema}.lock_token AS bigint;
+
+-- Locks by name. Free: no holder, or expired. The claim fences extension and release.
 CREATE TABLE {schema}.named_lock (
     name        text        NOT NULL,
     holder      text,
+    claim_id    uuid,
     token       bigint      NOT NULL DEFAULT 0,
     acquired_at timestamptz,
-    expires_at  timestamptz,
-    CONSTRAINT named_lock_pkey PRIMARY KEY (name)
-);
+    expires_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT named_lock_pkey PRIMARY KEY (name),
+    CONSTRAINT named_lock_name_length CHECK (length(name) BETWEEN 1 AND 200),
+    CONSTRAINT named_lock_token_range CHECK (token >= 0),
+    CONSTRAINT named_lock_holder_has_claim CHECK (holder IS NULL OR (claim_id IS NOT NULL AND acquired_at IS NOT NULL)),
+    CONSTRAINT named_lock_expires_range CHECK (expires_at >= '0002-01-01 00:00+00' AND expires_at < '9999-01-01 00:00+00')
+) WITH (autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_threshold = 100);
+CREATE INDEX named_lock_expires ON {schema}.named_lock (expires_at);
 
+-- Who did what, through which door, to what: kind and name of the object.
 CREATE TABLE {schema}.audit (
     id      uuid        NOT NULL DEFAULT {schema}.new_id(),
     at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     actor   text        NOT NULL,
+    door    text        NOT NULL DEFAULT 'api',
     action  text        NOT NULL,
-    object  text        NOT NULL,
+    kind    text        NOT NULL,
+    name    text        NOT NULL,
     details jsonb       NOT NULL DEFAULT '{}',
-    CONSTRAINT audit_pkey PRIMARY KEY (id)
+    CONSTRAINT audit_pkey PRIMARY KEY (id),
+    CONSTRAINT audit_door CHECK (door IN ('cli', 'api', 'dashboard')),
+    CONSTRAINT audit_object_length CHECK (length(kind) BETWEEN 1 AND 200 AND length(name) BETWEEN 1 AND 200),
+    CONSTRAINT audit_details_are_an_object CHECK (jsonb_typeof(details) = 'object')
 );
+CREATE INDEX audit_at ON {schema}.audit (at, id);
+CREATE INDEX audit_object ON {schema}.audit (kind, name, at, id);

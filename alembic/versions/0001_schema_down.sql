@@ -5,5 +5,5 @@ DROP TABLE
     {schema}.schedule, {schema}.schedule_slot, {schema}.runner, {schema}.queue, {schema}.task_type,
     {schema}.limit_slot, {schema}.rate_grant, {schema}.named_lock, {schema}.audit;
 DROP FUNCTION {schema}.new_id(), {schema}.fold(text);
-DROP SEQUENCE {schema}.wake;
+DROP SEQUENCE {schema}.wake, {schema}.lock_token;
 DROP TYPE {schema}.status;

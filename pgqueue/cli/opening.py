@@ -49,7 +49,7 @@ def opened(settings: Settings) -> Iterator[Opened]:
         with connected(server.dsn) as connection:
             sql = statements(settings.db_schema)
             with Queue(server.dsn, settings=settings, pool_size=1) as queue:
-                result = Opened(queue, connection, sql)
+                result = Opened(queue.acting(door="cli"), connection, sql)
                 check_revision(*result.rows(sql.revision(schema=sql.schema))[0], schema=sql.schema)
                 yield result
     finally:
