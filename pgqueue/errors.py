@@ -11,6 +11,7 @@
     ├── EnqueueConflict           the holder of a key kept coming and going; nothing was inserted
     ├── LeaseLost                 this attempt no longer owns its task; nothing it wrote was kept
     ├── TaskNotFound              no task of that id is stored (it may have been purged)
+    ├── ScheduleNotFound          no schedule of that name is stored
     ├── TaskFinished              the task has ended, so it cannot be changed
     ├── ResultTimeout             the task did not finish in time (also a TimeoutError)
     └── TaskUnsuccessful          the task ended without a result
@@ -68,6 +69,10 @@ class LeaseLost(PgQueueError):
 
 class TaskNotFound(PgQueueError):
     """No task of that id is stored: it never committed, or its history was dropped."""
+
+
+class ScheduleNotFound(PgQueueError):
+    """No schedule of that name is stored for that app."""
 
 
 class TaskFinished(PgQueueError):

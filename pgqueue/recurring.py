@@ -35,7 +35,7 @@ from pgqueue.link import Link
 from pgqueue.loops import drive
 from pgqueue.preparation import new_id
 from pgqueue.readiness import check_schema, register_types
-from pgqueue.schedules import Fired, Schedule, definition
+from pgqueue.schedules import DueSchedule, Fired, definition
 from pgqueue.settings import Settings
 
 logger = logging.getLogger("pgqueue.scheduler")
@@ -237,7 +237,7 @@ class Scheduler:
         rows: Rows = []
         while count == DUE_BATCH and not self._stopping.is_set():
             rows = await self._link.rows(self._sql.schedule_due(now=now, after_at=after_at, after_id=after_id, limit=DUE_BATCH))
-            schedules = [Schedule(row[0], *row[2:]) for row in rows if row[2] is not None]
+            schedules = [DueSchedule(row[0], *row[2:]) for row in rows if row[2] is not None]
             now, count = rows[0][0], len(schedules)
             if schedules:
                 after_at, after_id = schedules[-1].next_run_at, schedules[-1].id
@@ -256,7 +256,7 @@ class Scheduler:
         poll_seconds = self.settings.poll_interval.total_seconds()
         return max(poll_seconds, min(QUIET_SECONDS, QUIET_POLLS * poll_seconds)) if is_quiet else poll_seconds
 
-    async def _attend(self, schedule: Schedule) -> None:
+    async def _attend(self, schedule: DueSchedule) -> None:
         """Fire one schedule. What is wrong with it is said once, and does not keep the others waiting."""
         try:
             await self._fire(schedule)
@@ -267,14 +267,17 @@ class Scheduler:
         else:
             self._complaints.pop(schedule.id, None)
 
-    async def _fire(self, schedule: Schedule) -> None:
+    async def _fire(self, schedule: DueSchedule) -> None:
         due = schedule.due()
         skip_ats = schedule.skipped(due)
         rows = await self._link.rows(
             self._sql.schedule_fire(
                 id=schedule.id,
                 seen=schedule.next_run_at,
+                max_runs=schedule.max_runs,
+                end_at=schedule.end_at,
                 next_run_at=due.next_run_at,
+                ended_reason=None if due.next_run_at is not None else schedule.ended_reason(due),
                 fire_ats=list(due.fire),
                 task_ids=[new_id() for _ in due.fire],
                 headers=[json.dumps({"schedule": schedule.name, "slot": slot_at.isoformat()}) for slot_at in due.fire],
