@@ -1,7 +1,7 @@
 """Operations on schedules at run time, as generators: `Schedules` and `AsyncSchedules` share every line. No I/O here.
 
-Those that change a schedule lock its row, in one transaction: they wait for a firing that is under way, and schedulers pass the row
-by meanwhile.
+Those that change a schedule lock its row, in one transaction: they wait for a firing that is under way, and schedulers pass it by
+meanwhile.
 """
 
 from __future__ import annotations
