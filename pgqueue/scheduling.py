@@ -1,7 +1,7 @@
 """`queue.schedules`: recurring definitions made and changed at run time. Schedulers take up each change within a few seconds.
 
-`Schedules` is the blocking kind, `AsyncSchedules` the awaitable one; both speak schedule_operations.py. `app` is the owner, by default this
-program's (the setting `app`): a name is taken once in an app.
+`Schedules` is the blocking kind, `AsyncSchedules` the awaitable one; both speak schedule_operations.py. `app` is the owner, by
+default this program's (the setting `app`): a name is taken once in an app.
 """
 
 from __future__ import annotations
