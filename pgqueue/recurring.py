@@ -289,6 +289,8 @@ class Scheduler:
         )
         for slot_at, task_id, reason, _told in rows:
             self._tell(Fired(schedule.app, schedule.name, schedule.type, slot_at, task_id, reason))
+        if rows and schedule.ends_with(due, fired_count=sum(row[1] is not None for row in rows)):
+            logger.info("schedule %s of app %s has fired for the last time", schedule.name, schedule.app)
 
     def _tell(self, fired: Fired) -> None:
         if self._observer is not None:

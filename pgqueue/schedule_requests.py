@@ -135,10 +135,9 @@ def redefine(
     known: Schedule, task: object, values: object, options: Mapping[str, Any], *, registry: Registry, settings: Settings
 ) -> Definition:
     """What a stored schedule becomes with what `update` was given; what is left out stays. Raises as define_schedule."""
-    kept = definition_of(known)
+    kept = _kept(known, _changed_recurrence(known, options))
     changed = replace(
         kept,
-        recurrence=_changed_recurrence(known, kept.recurrence, options),
         missed=options.get("missed") or kept.missed,
         **{name: options[name] for name in ("start_at", "end_at", "max_runs") if name in options},
         queue=options.get("queue") or kept.queue,
@@ -156,10 +155,8 @@ def redefine(
     return _bounded(replace(changed, type=request.type, payload=request.payload, options=rest | key))
 
 
-def definition_of(known: Schedule) -> Definition:
-    """The definition of a stored schedule. Raises ConfigurationError if it was put in by hand and makes no sense."""
-    frequency = None if known.frequency is None else str(known.frequency.total_seconds())
-    recurrence = recurrence_from(frequency, known.cron, known.rrule, known.timezone)
+def _kept(known: Schedule, recurrence: Recurrence) -> Definition:
+    """The definition of a stored schedule, with this recurrence."""
     return Definition(
         type=known.type,
         queue=known.queue,
@@ -193,7 +190,8 @@ def place(wanted: Definition, known: Schedule | None, now: datetime) -> Place:
 
 def _next(wanted: Definition, known: Schedule | None, now: datetime) -> datetime | None:
     """A slot that is not moved by the change is kept; a frequency keeps its distance from its last run, or its grid."""
-    if known is not None and known.enabled and _window(wanted)[:2] == (known.fingerprint, known.start_at):
+    stays = known is not None and known.enabled and _window(wanted)[:2] == (known.fingerprint, known.start_at)
+    if known is not None and stays and known.next_run_at is not None:
         return known.next_run_at
     first = wanted.recurrence.first(now, start_at=wanted.start_at)
     rule = wanted.recurrence.rule
@@ -304,12 +302,13 @@ def _unique_fields(task_type: TaskType[Any], unique: object) -> list[str] | None
 # ── what is changed ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _changed_recurrence(known: Schedule, kept: Recurrence, options: Mapping[str, Any]) -> Recurrence:
-    """Another recurrence keeps the timezone, and another timezone keeps the recurrence."""
+def _changed_recurrence(known: Schedule, options: Mapping[str, Any]) -> Recurrence:
+    """Another recurrence keeps the timezone, and another timezone keeps the recurrence. What is replaced is not read."""
     said = {name: options[name] for name in ("frequency", "cron", "rrule") if options.get(name) is not None}
     timezone = options.get("timezone")
     if not said and timezone is None:
-        return kept
+        frequency = None if known.frequency is None else str(known.frequency.total_seconds())
+        return recurrence_from(frequency, known.cron, known.rrule, known.timezone)
     if not said:
         said = {"frequency": known.frequency} if known.frequency is not None else {"cron": known.cron, "rrule": known.rrule}
     names_zone = "TZID" in str(options.get("rrule")).upper()

@@ -95,6 +95,10 @@ class DueSchedule:
         last = due.fire[-1] if due.fire else due.skipped_last_at or self.next_run_at
         return RULE_ENDED if self._recurrence().after(last) is None else END_REACHED
 
+    def ends_with(self, due: Due, *, fired_count: int) -> bool:
+        """Whether this firing, of which so many slots enqueued a task, is its last."""
+        return due.next_run_at is None or fired_count == self.runs()
+
     def _moved(self, recurrence: Recurrence, start_at: datetime) -> Due:
         """Before its start nothing is a slot: somebody moved the start."""
         first = recurrence.first(start_at, start_at=start_at)

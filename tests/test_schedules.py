@@ -125,7 +125,7 @@ def test_making_one_of_that_name_again_keeps_its_id_and_a_definition_that_is_the
     assert nightly.next_run_at.hour == 3
 
 
-def test_an_update_changes_what_is_given_and_leaves_the_rest(queue: Queue, report: type[Task[Any]]):
+def test_an_update_changes_what_is_given_and_leaves_the_rest(queue: Queue, report: type[Task[Any]], connection: Connection):
     made = queue.schedules.create(
         "one", report(day="friday"), cron="0 3 * * *", timezone="Europe/Berlin", unique=Unique(by=("day",)), end_at=FUTURE,
         max_runs=9, tags=["a"], timeout=HOUR,
@@ -153,6 +153,11 @@ def test_an_update_changes_what_is_given_and_leaves_the_rest(queue: Queue, repor
     assert other.options["unique_key"] != bare.options["unique_key"]
     assert "unique_key" not in update("one", unique=None).options
     assert update("one", rrule="FREQ=DAILY").next_run_at is not None
+    connection.execute("UPDATE pgqueue.schedule SET rrule = 'FREQ=SOMETIMES', next_run_at = NULL")
+    with pytest.raises(ConfigurationError, match="SOMETIMES"):
+        update("one", priority=2)
+    mended = update("one", rrule="FREQ=DAILY;BYHOUR=5")
+    assert (mended.enabled, mended.next_run_at is None) == (True, False)
 
 
 def test_what_is_wrong_is_refused_with_the_reason_and_nothing_is_written(

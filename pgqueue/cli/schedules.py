@@ -83,7 +83,7 @@ def show(
     """
     from pgqueue.cli import timetable
 
-    with _opened(settings_of(dsn, schema, app=app)) as database:
+    with _opened(settings_of(dsn, schema, app=app), json=json) as database:
         schedule = database.queue.schedules.get(name)
         slots = database.queue.schedules.slots(name, limit=limit)
         now = database.rows(database.sql.clock())[0][0]
@@ -175,7 +175,7 @@ def update(
     settings = settings_of(dsn, schema, tasks, app=app)
     if type is not None or payload is not None or unique is not None:
         settings = with_tasks(settings)  # nothing else needs the class
-    with _opened(settings) as database:
+    with _opened(settings, json=json) as database:
         changed = database.queue.schedules.update(name, task=type, payload=document_of(payload), **options)
         _tell(changed, json=json)
 
@@ -186,7 +186,7 @@ def pause(name: Name, app: App = None, dsn: Dsn = None, schema: Schema = None, j
 
     Example: [bold]pgqueue schedules pause nightly[/bold]
     """
-    with _opened(settings_of(dsn, schema, app=app)) as database:
+    with _opened(settings_of(dsn, schema, app=app), json=json) as database:
         _tell(database.queue.schedules.pause(name), json=json)
 
 
@@ -196,7 +196,7 @@ def resume(name: Name, app: App = None, dsn: Dsn = None, schema: Schema = None, 
 
     Example: [bold]pgqueue schedules resume nightly[/bold]
     """
-    with _opened(settings_of(dsn, schema, app=app)) as database:
+    with _opened(settings_of(dsn, schema, app=app), json=json) as database:
         _tell(database.queue.schedules.resume(name), json=json)
 
 
@@ -223,7 +223,7 @@ def trigger(name: Name, app: App = None, dsn: Dsn = None, schema: Schema = None,
 
     Example: [bold]pgqueue schedules trigger nightly[/bold]
     """
-    with _opened(settings_of(dsn, schema, app=app)) as database:
+    with _opened(settings_of(dsn, schema, app=app), json=json) as database:
         handle = database.queue.schedules.trigger(name)
     if json:
         emit({"id": str(handle.id), "type": handle.type, "queue": handle.queue_name, "created": handle.created})
@@ -233,14 +233,16 @@ def trigger(name: Name, app: App = None, dsn: Dsn = None, schema: Schema = None,
 
 
 @contextmanager
-def _opened(settings: Settings) -> Iterator[Opened]:
-    """The database of these settings; a schedule that is not there ends the program with 1."""
+def _opened(settings: Settings, *, json: bool) -> Iterator[Opened]:
+    """The database of these settings; a schedule that is not there is null as JSON, and ends the program with 1."""
     from pgqueue.errors import ScheduleNotFound
 
     with opened(settings) as database:
         try:
             yield database
         except ScheduleNotFound as error:
+            if json:
+                emit(None)
             say(str(error))
             raise typer.Exit(EXIT_FAILED) from error
 
