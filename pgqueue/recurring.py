@@ -203,8 +203,13 @@ class Scheduler:
         for task_type in declared:
             if await self._link.rows(self._sql.schedule_sync(app=self._app, **definition(task_type, now, self.settings))):
                 logger.info("schedule %s: %s", task_type.name, task_type.recurrence.describe() if task_type.recurrence else "")
+        names = [one.name for one in declared]
+        for (name,) in await self._link.rows(self._sql.schedule_taken(app=self._app, names=names)):
+            logger.warning(
+                "schedule %s was made at run time, so what code declares by that name has no schedule: delete or rename one", name
+            )
         if self._complete:
-            for (name,) in await self._link.rows(self._sql.schedule_disable(app=self._app, names=[one.name for one in declared])):
+            for (name,) in await self._link.rows(self._sql.schedule_disable(app=self._app, names=names)):
                 logger.info("schedule %s is no longer declared: disabled", name)
 
     # ── firing ──────────────────────────────────────────────────────────────────────────────────────────────────────

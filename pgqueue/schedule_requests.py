@@ -179,12 +179,12 @@ def place(wanted: Definition, known: Schedule | None, now: datetime) -> Place:
         return Place(known.enabled, known.next_run_at, known.ended_at, known.ended_reason)
     if wanted.end_at is not None and wanted.end_at <= now:
         raise ConfigurationError(f"end_at={wanted.end_at.isoformat()} is in the past: give one after {now.isoformat()}")
+    if known is not None and wanted.max_runs is not None and known.fired_count >= wanted.max_runs:
+        return Place(False, None, now, RUNS_REACHED)
     following = _next(wanted, known, now)
     if following is None or (wanted.end_at is not None and following > wanted.end_at):
         until = "" if following is None else f" before end_at={wanted.end_at}"
         raise ConfigurationError(f"{wanted.recurrence.describe()} never comes{until}: there is no slot after {now.isoformat()}")
-    if known is not None and wanted.max_runs is not None and known.fired_count >= wanted.max_runs:
-        return Place(False, None, now, RUNS_REACHED)
     return Place(True, following)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Callable
@@ -434,7 +435,7 @@ def test_a_firing_that_read_other_bounds_does_nothing(queue: Queue, report: type
 
 
 async def test_what_code_declares_is_paused_and_triggered_here_and_changed_there(
-    queue: Queue, connection: Connection, scheduler: Callable[..., Scheduler]
+    queue: Queue, connection: Connection, scheduler: Callable[..., Scheduler], caplog: pytest.LogCaptureFixture
 ):
     @task(rrule="FREQ=DAILY;BYHOUR=3", timezone="Europe/Berlin")
     class Nightly(Task):
@@ -466,8 +467,12 @@ async def test_what_code_declares_is_paused_and_triggered_here_and_changed_there
     assert (found(queue, "nightly").paused_at is None, found(queue, "nightly").next_run_at) == (False, made.next_run_at)
     assert (found(queue, "over").updated_at, found(queue, "mine")) == (over.updated_at, mine)
     registry._by_fold.clear()
-    async with scheduler(complete=True):
-        pass
+    task(name="mine", frequency=DAY)(type("Mine", (Nightly,), {}))
+    with caplog.at_level(logging.WARNING, "pgqueue.scheduler"):
+        async with scheduler(complete=True):
+            pass
+    assert "schedule mine was made at run time" in caplog.text
+    assert found(queue, "mine") == mine
     gone = found(queue, "nightly")
     assert (gone.enabled, gone.next_run_at, gone.ended_reason) == (False, None, "no longer declared")
     assert queue.schedules.delete("nightly") is True
