@@ -17,6 +17,7 @@ from pgqueue.errors import (
     PayloadError,
     PgQueueError,
     ResultTimeout,
+    ScheduleNotFound,
     SchemaError,
     TaskCancelled,
     TaskDead,
@@ -33,6 +34,7 @@ from pgqueue.records import AttemptRecord, AuditPage, AuditRecord, LockPage, Loc
 from pgqueue.registry import registry, set_default_queue, task
 from pgqueue.requests import Unique
 from pgqueue.retry import Retry
+from pgqueue.schedule_records import Schedule, SchedulePage, SlotRecord
 from pgqueue.states import Status
 from pgqueue.task import Task
 
@@ -58,13 +60,13 @@ _LAZY = {
 }
 
 __all__ = [
-    "AsyncLock", "AsyncQueue", "AsyncTaskHandle", "AttemptRecord", "AuditPage", "AuditRecord", "Cancel",
-    "ConfigurationError", "Context", "DatabaseUnavailable", "DiscoveryError", "EmbeddedError", "EnqueueConflict", "Ignore",
-    "LeaseLost", "Lock", "LockLost", "LockPage", "LockRecord", "LockTimeout", "Observer", "PayloadError", "PgQueueError",
-    "Queue", "QueueRecord", "ResultTimeout", "Retry", "RetryIn", "Runner", "RunnerStats", "Scheduler", "SchemaError",
-    "Settings", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead", "TaskDeleted", "TaskFinished", "TaskHandle",
-    "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique", "UnknownTask", "on_runner_start",
-    "on_runner_stop", "registry", "set_default_queue", "task",
+    "AsyncLock", "AsyncQueue", "AsyncTaskHandle", "AttemptRecord", "AuditPage", "AuditRecord", "Cancel", "ConfigurationError",
+    "Context", "DatabaseUnavailable", "DiscoveryError", "EmbeddedError", "EnqueueConflict", "Ignore", "LeaseLost", "Lock",
+    "LockLost", "LockPage", "LockRecord", "LockTimeout", "Observer", "PayloadError", "PgQueueError", "Queue", "QueueRecord",
+    "ResultTimeout", "Retry", "RetryIn", "Runner", "RunnerStats", "Schedule", "ScheduleNotFound", "SchedulePage", "Scheduler",
+    "SchemaError", "Settings", "SlotRecord", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead", "TaskDeleted",
+    "TaskFinished", "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique",
+    "UnknownTask", "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
 ]  # fmt: skip
 
 

@@ -40,6 +40,7 @@ from pgqueue.records import AttemptRecord, AuditPage, QueueRecord, TaskPage, Tas
 from pgqueue.registry import Registry
 from pgqueue.registry import registry as default_registry
 from pgqueue.requests import EnqueueOptions, QueueOptions, Request, check_name, check_queue_options
+from pgqueue.scheduling import AsyncSchedules, Schedules
 from pgqueue.server import Home
 from pgqueue.settings import Settings, load
 from pgqueue.statements import statements
@@ -258,6 +259,11 @@ class Queue(_Client[Pool]):
         """Cancel every unfinished task that matches and was there at the call; running ones are asked. Returns how many."""
         wanted, because = check_unfinished(self._pick(status, type, queue, tags)), check_reason(reason)
         return self._run(lambda: operations.cancel_all(self._sql, wanted, because, by=self._actor))
+
+    @property
+    def schedules(self) -> Schedules:
+        """What recurs: create, update, pause, resume, delete, trigger, get and list schedules."""
+        return Schedules(self)
 
     def queues(self) -> builtins.list[QueueRecord]:
         """The queues that hold unfinished tasks or have settings, by name."""
@@ -478,6 +484,11 @@ class AsyncQueue(_Client[AsyncPool]):
         """Cancel every unfinished task that matches and was there at the call; running ones are asked. Returns how many."""
         wanted, because = check_unfinished(self._pick(status, type, queue, tags)), check_reason(reason)
         return await self._run(lambda: operations.cancel_all(self._sql, wanted, because, by=self._actor))
+
+    @property
+    def schedules(self) -> AsyncSchedules:
+        """What recurs: create, update, pause, resume, delete, trigger, get and list schedules."""
+        return AsyncSchedules(self)
 
     async def queues(self) -> builtins.list[QueueRecord]:
         """The queues that hold unfinished tasks or have settings, by name."""

@@ -101,6 +101,7 @@ def define(
     priority: int = PRIORITY_DEFAULT,
     frequency: timedelta | float | str | None = None,
     cron: str | None = None,
+    rrule: str | None = None,
     timezone: str | None = None,
     missed: Missed = "last",
     unique: bool | Unique = False,
@@ -139,7 +140,7 @@ def define(
             timeout=_duration(timeout, "timeout"),
             expires=_duration(expires, "expires"),
             tags=None if tags is None else check_tags(tags) or None,
-            recurrence=_recurrence(cls, frequency=frequency, cron=cron, timezone=timezone, missed=missed),
+            recurrence=_recurrence(cls, frequency=frequency, cron=cron, rrule=rrule, timezone=timezone, missed=missed),
             missed=_one_of(missed, Missed, "missed"),
             claim=_claim(claim),
             history=_flag(history, "history"),
@@ -328,21 +329,29 @@ def _retry(cls: type[Task[Any]], retry: object) -> Retry | None:
     return retry
 
 
-def _recurrence(cls: type[Task[Any]], *, frequency: Any, cron: Any, timezone: Any, missed: str) -> Recurrence | None:
-    if frequency is not None and cron is not None:
-        raise ConfigurationError("both frequency= and cron= say when to run: keep one of them")
-    if timezone is not None and cron is None:
-        raise ConfigurationError("timezone= belongs to cron=; a frequency follows elapsed time")
-    if frequency is None and cron is None:
-        if missed != "last":
-            raise ConfigurationError("missed= belongs to frequency= or cron=: without one there are no slots to miss")
-        return None
-    _check_recurring_payload(cls)
+def _recurrence(cls: type[Task[Any]], *, missed: str, **kinds: Any) -> Recurrence | None:
+    recurrence = recurrence_of(**kinds)
+    if recurrence is not None:
+        _check_recurring_payload(cls)
+    elif missed != "last":
+        raise ConfigurationError("missed= belongs to frequency=, cron= or rrule=: without one there are no slots to miss")
+    return recurrence
+
+
+def recurrence_of(*, frequency: Any = None, cron: Any = None, rrule: Any = None, timezone: Any = None) -> Recurrence | None:
+    """The one that is said, None if none is. Raises ConfigurationError for several, and for what is wrong with it."""
+    said = [name for name, value in (("frequency", frequency), ("cron", cron), ("rrule", rrule)) if value is not None]
+    if len(said) > 1:
+        raise ConfigurationError(f"both {said[0]}= and {said[1]}= say when to run: keep one of them")
+    if timezone is not None and (not said or frequency is not None):
+        raise ConfigurationError("timezone= belongs to cron= or rrule=; a frequency follows elapsed time")
+    if timezone is not None and not isinstance(timezone, str):
+        raise ConfigurationError(f'timezone takes a name such as "Europe/Berlin", not {timezone!r:.200}')
     if frequency is not None:
         return Recurrence.every(frequency)
-    if timezone is not None and not isinstance(timezone, str):
-        raise ConfigurationError(f'timezone takes a name such as "Europe/Berlin", not {timezone!r}')
-    return Recurrence.from_cron(cron, timezone="UTC" if timezone is None else timezone)
+    if cron is not None:
+        return Recurrence.from_cron(cron, timezone="UTC" if timezone is None else timezone)
+    return None if rrule is None else Recurrence.from_rrule(rrule, timezone)
 
 
 def _check_recurring_payload(cls: type[BaseModel]) -> None:

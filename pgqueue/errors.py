@@ -13,6 +13,7 @@
     ├── LockLost                  a named lock was not held until the end of its block
     ├── LockTimeout               a named lock did not come free in time (also a TimeoutError)
     ├── TaskNotFound              no task of that id is stored (it may have been purged)
+    ├── ScheduleNotFound          no schedule of that name is stored
     ├── TaskFinished              the task has ended, so it cannot be changed
     ├── ResultTimeout             the task did not finish in time (also a TimeoutError)
     └── TaskUnsuccessful          the task ended without a result
@@ -78,6 +79,10 @@ class LockTimeout(PgQueueError, TimeoutError):
 
 class TaskNotFound(PgQueueError):
     """No task of that id is stored: it never committed, or its history was dropped."""
+
+
+class ScheduleNotFound(PgQueueError):
+    """No schedule of that name is stored for that app."""
 
 
 class TaskFinished(PgQueueError):

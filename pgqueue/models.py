@@ -236,8 +236,11 @@ class ScheduleRow(Base):
     max_runs: Mapped[Big | None]
     next_run_at: Mapped[datetime | None]
     last_run_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    ended_reason: Mapped[str | None]
     fired_count: Mapped[Big] = mapped_column(server_default=text("0"))
     skipped_count: Mapped[Big] = mapped_column(server_default=text("0"))
+    triggered_count: Mapped[Big] = mapped_column(server_default=text("0"))
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
@@ -250,6 +253,7 @@ class ScheduleSlotRow(Base):
 
     schedule_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     slot_at: Mapped[datetime] = mapped_column(primary_key=True)
+    is_trigger: Mapped[bool] = mapped_column(primary_key=True, server_default=text("false"))
     outcome: Mapped[str]
     reason: Mapped[str | None]
     task_id: Mapped[uuid.UUID | None]

@@ -1,4 +1,4 @@
-"""When a recurring task is due: a fixed frequency, or a cron expression in a timezone.
+"""When a recurring task is due: a fixed frequency, a cron expression or an RRULE in a timezone.
 
 Pure: a `Recurrence` is asked with instants and answers with instants, always aware and in UTC; nothing here knows a
 schedule's row, and the clock is an argument. The scheduler stores what `catch_up` says.
@@ -15,12 +15,12 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from functools import partial
 from typing import Literal, NamedTuple, Protocol, get_args
 from zoneinfo import ZoneInfo
 
 from pgqueue.durations import format_duration, parse_duration
 from pgqueue.errors import ConfigurationError
+from pgqueue.zones import stretch, zone_of
 
 Missed = Literal["last", "skip", "all"]
 
@@ -60,24 +60,25 @@ class Due:
     """What a schedule owes at an instant. Slots that fire and slots skipped are together all that were due.
 
     fire: the slots to fire now, oldest first. skipped_first_at, skipped_last_at: the oldest and the newest slot that is
-    skipped, None if none is; the skipped are the oldest, without a hole. next_run_at: the first slot after now.
+    skipped, None if none is; the skipped are the oldest, without a hole. next_run_at: the first slot that is left, None
+    when there is none.
     """
 
     fire: tuple[datetime, ...]
     skipped_count: int
     skipped_first_at: datetime | None
     skipped_last_at: datetime | None
-    next_run_at: datetime
+    next_run_at: datetime | None
 
 
 class Rule(Protocol):
     """What a kind of recurrence must answer. All instants are aware and in UTC."""
 
-    def first(self, now: datetime) -> datetime:
+    def first(self, now: datetime) -> datetime | None:
         """The first slot of a schedule registered at `now`."""
 
-    def after(self, instant: datetime) -> datetime:
-        """The first slot strictly after an instant."""
+    def after(self, instant: datetime) -> datetime | None:
+        """The first slot strictly after an instant; None: there is none any more."""
 
     def due(self, first: datetime, now: datetime, *, newest: int) -> tuple[int, list[datetime]]:
         """How many slots lie in [first, now], `first` being one, and the newest of them, oldest first."""
@@ -91,7 +92,7 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """When a recurring task is due. Made by `Recurrence.every` or `Recurrence.from_cron`; equal if defined equally.
+    """When a recurring task is due. Made by `every`, `from_cron` or `from_rrule`; equal if defined equally.
 
     Every instant that goes in must be aware (ConfigurationError otherwise); every one that comes out is in UTC.
     """
@@ -127,39 +128,88 @@ class Recurrence:
         """
         return cls(Cron(_canonical(expression), timezone))
 
-    def first(self, now: datetime) -> datetime:
-        """The first slot when registered at `now`: for a frequency `now` itself, for cron the next one strictly after."""
-        return self.rule.first(_utc(now, "now"))
+    @classmethod
+    def from_rrule(cls, text: str, timezone: str | None = None) -> Recurrence:
+        """An RRULE of RFC 5545 in an IANA timezone: `FREQ=MONTHLY;BYDAY=-1FR;BYHOUR=17`, a DTSTART before it or not.
 
-    def after(self, instant: datetime) -> datetime:
-        """The next slot strictly after an instant. A frequency counts from it, so give the previous slot, not the clock."""
+        FREQ from MINUTELY to YEARLY. What the rule leaves open is as in its DTSTART; without one it starts on Monday, 1 January
+        2001, at midnight. COUNT, and an INTERVAL that does not divide a day, need a DTSTART.
+
+        Local times: as for cron. A rule of hours or minutes without BYHOUR follows elapsed time.
+
+        Raises ConfigurationError with the reason: wrong parts, an unknown timezone, a rule that never comes.
+        """
+        # Here, since this module holds what that one is made of.
+        from pgqueue.rrules import rule_of
+
+        return cls(rule_of(text, timezone))
+
+    def first(self, now: datetime, *, start_at: datetime | None = None) -> datetime | None:
+        """The first slot when registered at `now`: for a frequency `now` itself, else the next one strictly after.
+
+        With `start_at` none is before it; a frequency then keeps to its grid, whenever it is registered.
+        """
+        at = _utc(now, "now")
+        if start_at is None:
+            return self.rule.first(at)
+        start = _utc(start_at, "start_at")
+        if isinstance(self.rule, Every):
+            return start + max(0, -((start - at) // self.rule.frequency)) * self.rule.frequency
+        return self.rule.after(max(at, start - _TICK))
+
+    def after(self, instant: datetime) -> datetime | None:
+        """The next slot strictly after an instant; None: there is none any more.
+
+        A frequency counts from the instant, so give the previous slot, not the clock.
+        """
         return self.rule.after(_utc(instant, "instant"))
 
-    def catch_up(self, *, next_run_at: datetime, now: datetime, missed: Missed = "last", bound: int = 100) -> Due:
+    def catch_up(
+        self,
+        *,
+        next_run_at: datetime,
+        now: datetime,
+        missed: Missed = "last",
+        bound: int = 100,
+        end_at: datetime | None = None,
+        runs: int | None = None,
+    ) -> Due:
         """Divide the slots due in [next_run_at, now] into those to fire and those to skip. `next_run_at` counts as a slot.
 
         missed="last": the newest due slot fires. "skip": it fires only if it is at most SKIP_GRACE old. "all": the newest
         `bound` (1 to MOST_CAUGHT_UP) fire. The rest is skipped. Of cron slots older than HORIZON only `next_run_at` counts.
+
+        end_at: what is later is no slot. runs: how many may still fire; with "all" it is the oldest of those that would, and what
+        is due after them is left for the next look.
         """
-        start, end = _utc(next_run_at, "next_run_at"), _utc(now, "now")
+        start, current = _utc(next_run_at, "next_run_at"), _utc(now, "now")
+        last = None if end_at is None else _utc(end_at, "end_at")
         _check_policy(missed, bound)
+        if runs == 0 or (last is not None and start > last):
+            return Due((), 0, None, None, None)
+        end = current if last is None else min(current, last)
         if start > end:
             return Due((), 0, None, None, start)
         wanted = bound if missed == "all" else 1
         count, newest = self.rule.due(start, end, newest=wanted + 1)
-        late = missed == "skip" and end - newest[-1] > SKIP_GRACE
-        fire = () if late else tuple(newest[-wanted:])
-        before = newest[: len(newest) - len(fire)]
+        late = missed == "skip" and current - newest[-1] > SKIP_GRACE
+        chosen = () if late else tuple(newest[-wanted:])
+        before = newest[: len(newest) - len(chosen)]
+        fire = chosen if runs is None else chosen[:runs]
         return Due(
             fire=fire,
-            skipped_count=count - len(fire),
+            skipped_count=count - len(chosen),
             skipped_first_at=start if before else None,
             skipped_last_at=before[-1] if before else None,
-            next_run_at=self.rule.after(newest[-1]),
+            next_run_at=chosen[len(fire)] if len(fire) < len(chosen) else self._next(newest[-1], last),
         )
 
+    def _next(self, slot: datetime, end_at: datetime | None) -> datetime | None:
+        following = self.rule.after(slot)
+        return None if following is None or (end_at is not None and following > end_at) else following
+
     def describe(self) -> str:
-        """For people: "every 5 s", "cron 0 3 * * * (Europe/Berlin)"."""
+        """For people: "every 5 s", "cron 0 3 * * * (Europe/Berlin)", "rrule FREQ=DAILY (UTC)"."""
         return self.rule.describe()
 
     def fingerprint(self) -> str:
@@ -210,7 +260,7 @@ class Cron:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", _pattern(self.expression))
-        object.__setattr__(self, "zone", _zone(self.timezone))
+        object.__setattr__(self, "zone", zone_of(self.timezone))
 
     def first(self, now: datetime) -> datetime:
         return self.after(now)
@@ -249,7 +299,7 @@ class Cron:
         begin = after.replace(microsecond=0) - _DAY
         reached: int | None = None  # wall times below it have come already
         while begin < stop:
-            end, offset = self._stretch(begin)
+            end, offset = stretch(self.zone, begin)
             low, high = _minute(begin, offset), _minute(end, offset)
             if reached is None or self.pattern.is_elapsed:
                 reached = low
@@ -261,25 +311,6 @@ class Cron:
                 offset,
             )
             reached, begin = high, end
-
-    def _stretch(self, begin: datetime) -> tuple[datetime, timedelta]:
-        """The offset at an instant, and until when it holds: at most a day on, to the second.
-
-        Two changes within a day that cancel each other out would be missed: no zone has had such since 1930.
-        """
-        offset = self._offset(begin)
-        if self._offset(begin + _DAY) == offset:
-            return begin + _DAY, offset
-        changed = partial(self._has_changed, begin, offset)
-        return begin + timedelta(seconds=bisect_left(range(int(_DAY.total_seconds())), True, key=changed)), offset
-
-    def _has_changed(self, begin: datetime, offset: timedelta, seconds: int) -> bool:
-        return self._offset(begin + timedelta(seconds=seconds)) != offset
-
-    def _offset(self, instant: datetime) -> timedelta:
-        offset = instant.astimezone(self.zone).utcoffset()
-        assert offset is not None
-        return offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,15 +442,6 @@ def _check_range(expression: str, name: str, part: str) -> None:
 def _reason(error: Exception) -> str:
     """The last line: for some texts croniter's message is a whole traceback."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
-
-
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ConfigurationError(
-            f"timezone {str(name)[:80]!r} is not known: give an IANA name, such as 'Europe/Berlin'"
-        ) from error
 
 
 def _check_policy(missed: str, bound: object) -> None:

@@ -35,7 +35,7 @@ from pgqueue.link import Link
 from pgqueue.loops import drive
 from pgqueue.preparation import new_id
 from pgqueue.readiness import check_schema, register_types
-from pgqueue.schedules import Fired, Schedule, definition
+from pgqueue.schedules import DueSchedule, Fired, definition
 from pgqueue.settings import Settings
 
 logger = logging.getLogger("pgqueue.scheduler")
@@ -203,8 +203,13 @@ class Scheduler:
         for task_type in declared:
             if await self._link.rows(self._sql.schedule_sync(app=self._app, **definition(task_type, now, self.settings))):
                 logger.info("schedule %s: %s", task_type.name, task_type.recurrence.describe() if task_type.recurrence else "")
+        names = [one.name for one in declared]
+        for (name,) in await self._link.rows(self._sql.schedule_taken(app=self._app, names=names)):
+            logger.warning(
+                "schedule %s was made at run time, so what code declares by that name has no schedule: delete or rename one", name
+            )
         if self._complete:
-            for (name,) in await self._link.rows(self._sql.schedule_disable(app=self._app, names=[one.name for one in declared])):
+            for (name,) in await self._link.rows(self._sql.schedule_disable(app=self._app, names=names)):
                 logger.info("schedule %s is no longer declared: disabled", name)
 
     # ── firing ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -237,7 +242,7 @@ class Scheduler:
         rows: Rows = []
         while count == DUE_BATCH and not self._stopping.is_set():
             rows = await self._link.rows(self._sql.schedule_due(now=now, after_at=after_at, after_id=after_id, limit=DUE_BATCH))
-            schedules = [Schedule(row[0], *row[2:]) for row in rows if row[2] is not None]
+            schedules = [DueSchedule(row[0], *row[2:]) for row in rows if row[2] is not None]
             now, count = rows[0][0], len(schedules)
             if schedules:
                 after_at, after_id = schedules[-1].next_run_at, schedules[-1].id
@@ -256,7 +261,7 @@ class Scheduler:
         poll_seconds = self.settings.poll_interval.total_seconds()
         return max(poll_seconds, min(QUIET_SECONDS, QUIET_POLLS * poll_seconds)) if is_quiet else poll_seconds
 
-    async def _attend(self, schedule: Schedule) -> None:
+    async def _attend(self, schedule: DueSchedule) -> None:
         """Fire one schedule. What is wrong with it is said once, and does not keep the others waiting."""
         try:
             await self._fire(schedule)
@@ -267,14 +272,17 @@ class Scheduler:
         else:
             self._complaints.pop(schedule.id, None)
 
-    async def _fire(self, schedule: Schedule) -> None:
+    async def _fire(self, schedule: DueSchedule) -> None:
         due = schedule.due()
         skip_ats = schedule.skipped(due)
         rows = await self._link.rows(
             self._sql.schedule_fire(
                 id=schedule.id,
                 seen=schedule.next_run_at,
+                max_runs=schedule.max_runs,
+                end_at=schedule.end_at,
                 next_run_at=due.next_run_at,
+                ended_reason=None if due.next_run_at is not None else schedule.ended_reason(due),
                 fire_ats=list(due.fire),
                 task_ids=[new_id() for _ in due.fire],
                 headers=[json.dumps({"schedule": schedule.name, "slot": slot_at.isoformat()}) for slot_at in due.fire],
@@ -286,6 +294,8 @@ class Scheduler:
         )
         for slot_at, task_id, reason, _told in rows:
             self._tell(Fired(schedule.app, schedule.name, schedule.type, slot_at, task_id, reason))
+        if rows and schedule.ends_with(due, fired_count=sum(row[1] is not None for row in rows)):
+            logger.info("schedule %s of app %s has fired for the last time", schedule.name, schedule.app)
 
     def _tell(self, fired: Fired) -> None:
         if self._observer is not None:

@@ -104,6 +104,7 @@ def task(
     priority: int = PRIORITY_DEFAULT,
     frequency: timedelta | float | str | None = None,
     cron: str | None = None,
+    rrule: str | None = None,
     timezone: str | None = None,
     missed: Missed = "last",
     unique: bool | Unique = False,
@@ -126,8 +127,9 @@ def task(cls: type[T] | None = None, /, **options: Any) -> type[T] | Callable[[t
 
     name: stable name, default the class's in kebab case; it is what the database stores, so renaming loses waiting tasks.
     queue, priority: where and how urgently (higher runs first, default 100).
-    frequency (a duration) or cron (five fields, with timezone): a scheduler enqueues it; missed: "last", "skip" or "all" of
-    the slots that no scheduler was there for. unique: one unfinished task per type and queue, or `Unique(by=("field",))`.
+    frequency (a duration), cron (five fields) or rrule (RFC 5545), the last two with timezone: a scheduler enqueues it; missed:
+    "last", "skip" or "all" of the slots that no scheduler was there for.
+    unique: one unfinished task per type and queue, or `Unique(by=("field",))`.
     idempotency_key: a string or a function of the task; the same key returns the first task for `idempotency_retention`.
     retry: a `Retry`; else write `next_try`; default one attempt. timeout: per attempt. expires: not started by then → cancelled.
     executor="process": `run` gets a process of its own kind, which can be killed; for work that holds the CPU.

@@ -312,6 +312,8 @@ def test_the_json_shapes_are_those_of_the_code():
     locks, lines = ([shape[name][0] for shape in shapes if name in shape] for name in ("locks", "records"))
     assert [list(lock) for lock in locks] == [list(LockRecord.__slots__)]
     assert [list(line) for line in lines] == [list(AuditRecord.__slots__)]
+    assert [name for name in pgqueue.Schedule.__slots__ if name != "fingerprint"] in [list(shape) for shape in shapes]
+    assert list(pgqueue.SlotRecord.__slots__) in [list(shape) for shape in shapes]
 
 
 def test_every_public_name_is_in_the_docs():

@@ -10,7 +10,7 @@ import pickle
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -305,6 +305,7 @@ def offset_at(zone: ZoneInfo, instant: datetime) -> Offset:
     return instant.astimezone(zone).utcoffset()
 
 
+@cache
 def distinct_changes() -> dict[tuple[datetime, Offset, Offset], ZoneInfo]:
     """One zone for each change: zones that go from one offset to another at the same instant share their clocks around it."""
     zones = map(ZoneInfo, sorted(available_timezones()))
@@ -362,10 +363,21 @@ ZONES = [
 ]
 frequencies = st.timedeltas(timedelta(seconds=20), 3 * DAY).map(Recurrence.every)
 crons = st.builds(Recurrence.from_cron, st.sampled_from(sorted(CASES)), st.sampled_from(ZONES))
+RULES = [
+    "FREQ=DAILY;BYHOUR=2,3;BYMINUTE=0,30",
+    "FREQ=WEEKLY;BYDAY=SA,SU;BYHOUR=0,2,23;BYSECOND=7",
+    "FREQ=MONTHLY;BYDAY=-1SU;BYHOUR=2;BYMINUTE=30",
+    "DTSTART:20190105T013000 RRULE:FREQ=WEEKLY;INTERVAL=2",
+    "FREQ=HOURLY;BYHOUR=1,2,3;BYMINUTE=15,45",
+    "DTSTART:20190105T013000 RRULE:FREQ=HOURLY;INTERVAL=5",
+    "FREQ=MINUTELY;INTERVAL=15;BYDAY=SU",
+    "FREQ=HOURLY;BYMINUTE=0,10;BYMONTHDAY=1,-1",
+]
+rules = st.builds(Recurrence.from_rrule, st.sampled_from(RULES), st.sampled_from(ZONES))
 
 
 @given(
-    recurrence=frequencies | crons,
+    recurrence=frequencies | crons | rules,
     start=starts,
     span=st.timedeltas(timedelta(0), 12 * HOUR) | st.timedeltas(timedelta(0), 5 * MINUTE),
     missed=st.sampled_from(["last", "skip", "all"]),
@@ -393,7 +405,7 @@ def test_fired_and_skipped_are_together_exactly_the_slots_that_were_due(recurren
     )
 
 
-@given(frequencies | crons, st.timedeltas(timedelta(microseconds=1), DAY))
+@given(frequencies | crons | rules, st.timedeltas(timedelta(microseconds=1), DAY))
 @settings(deadline=None)
 def test_nothing_fires_before_its_time(recurrence, early):
     assert recurrence.catch_up(next_run_at=NOW + early, now=NOW) == Due((), 0, None, None, NOW + early)
@@ -429,10 +441,12 @@ def test_ten_years_of_missed_minutes_are_counted_exactly(zone):
     assert due.skipped_last_at == now - MINUTE
 
 
-@given(st.sampled_from(ZONES), st.sampled_from(sorted(set(CASES) - set(ELAPSED))), st.integers(2020, 2028))
-@settings(max_examples=25, deadline=None)
-def test_slots_missed_over_years_are_as_many_as_one_by_one(zone, expression, year):
-    recurrence = Recurrence.from_cron(expression, zone)
+over_years = st.builds(Recurrence.from_cron, st.sampled_from(sorted(set(CASES) - set(ELAPSED))), st.sampled_from(ZONES)) | rules
+
+
+@given(over_years, st.integers(2020, 2028))
+@settings(max_examples=40, deadline=None)
+def test_slots_missed_over_years_are_as_many_as_one_by_one(recurrence, year):
     first, now = recurrence.after(utc(year, 1, 1)), utc(year + 2, 1, 1)
     whole = recurrence.catch_up(next_run_at=first, now=now)
     assume(whole.skipped_count < MOST_CAUGHT_UP)

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgqueue import Queue, Schedule, Task, task
 from pgqueue.scheduler import configured_modules, covers
 from tests.conftest import wait_until
 
@@ -166,8 +167,38 @@ def test_ten_schedulers_and_four_runners_fire_every_slot_exactly_once(start: Sta
     run_fleet(start, connection, schedulers=10, runners=4, seconds=30)
 
 
+def make_bounded(connection: Connection, max_runs: int) -> Callable[[], Schedule]:
+    """A schedule made at run time that ends after so many; what is returned looks at it."""
+
+    @task
+    class Bounded(Task):
+        def run(self) -> None: ...
+
+    def look() -> Schedule:
+        with Queue(connection.info.dsn) as queue:
+            found = queue.schedules.get("bounded", app="test")
+            assert found is not None
+            return found
+
+    with Queue(connection.info.dsn) as queue:
+        queue.schedules.create("bounded", Bounded, frequency=0.2, max_runs=max_runs, missed="all", app="test")
+    return look
+
+
+def check_bounded(connection: Connection, found: Schedule) -> None:
+    """It has ended, and exactly as many slots as it may have fired, without a hole, each with its task."""
+    assert (found.enabled, found.next_run_at, found.ended_reason) == (False, None, "max_runs reached")
+    rows = connection.execute(
+        "SELECT slot_at, task_id FROM pgqueue.schedule_slot WHERE schedule_id = %s ORDER BY slot_at", (found.id,)
+    ).fetchall()
+    assert (found.fired_count, found.skipped_count, len(rows)) == (found.max_runs, 0, found.max_runs)
+    assert [slot_at for slot_at, _ in rows] == [rows[0][0] + number * found.frequency for number in range(len(rows))]
+    assert task_ids(connection, "bounded") == sorted(task_id for _, task_id in rows)
+
+
 def kill_repeatedly(start: Start, connection: Connection, *, kills: int, keep: int) -> None:
     """Kill schedulers at random points of their work, one after the other, beside `keep` that live."""
+    bounded = make_bounded(connection, max_runs=kills * 4)
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -183,11 +214,13 @@ def kill_repeatedly(start: Start, connection: Connection, *, kills: int, keep: i
     last = start("scheduler")
     last.wait_for("is ready")  # before that, a signal just ends it
     wait_until(lambda: decided_count(connection, "every") > count)
+    wait_until(lambda: not bounded().enabled)
     for scheduler in [*survivors, last]:
         end(scheduler)
     fired = {name: check_slots(connection, name) for name in NAMES}
     assert fired["every"] == decided_count(connection, "every") > 0
     assert fired["single"] == 1
+    check_bounded(connection, bounded())
 
 
 def test_a_scheduler_killed_at_random_points_loses_and_repeats_no_slot(start: Start, connection: Connection):

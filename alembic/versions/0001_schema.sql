@@ -205,8 +205,11 @@ CREATE TABLE {schema}.schedule (
     max_runs      bigint,
     next_run_at   timestamptz,
     last_run_at   timestamptz,
+    ended_at      timestamptz,
+    ended_reason  text,
     fired_count   bigint      NOT NULL DEFAULT 0,
     skipped_count bigint      NOT NULL DEFAULT 0,
+    triggered_count bigint    NOT NULL DEFAULT 0,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT schedule_pkey PRIMARY KEY (id),
@@ -217,19 +220,25 @@ CREATE TABLE {schema}.schedule (
     CONSTRAINT schedule_source CHECK (source IN ('code', 'runtime')),
     CONSTRAINT schedule_name_length CHECK (length(name) BETWEEN 1 AND 200 AND length(app) BETWEEN 1 AND 200),
     CONSTRAINT schedule_target_length CHECK (length(queue) BETWEEN 1 AND 200 AND length(type) BETWEEN 1 AND 200),
-    CONSTRAINT schedule_next_range CHECK (next_run_at >= '0002-01-01 00:00+00' AND next_run_at < '9999-01-01 00:00+00')
+    CONSTRAINT schedule_next_range CHECK (next_run_at >= '0002-01-01 00:00+00' AND next_run_at < '9999-01-01 00:00+00'),
+    CONSTRAINT schedule_start_range CHECK (start_at >= '0002-01-01 00:00+00' AND start_at < '9999-01-01 00:00+00'),
+    CONSTRAINT schedule_end_range CHECK (end_at >= '0002-01-01 00:00+00' AND end_at < '9999-01-01 00:00+00'),
+    CONSTRAINT schedule_end_after_start CHECK (end_at > start_at),
+    CONSTRAINT schedule_max_runs_positive CHECK (max_runs > 0)
 );
 CREATE INDEX schedule_due ON {schema}.schedule (next_run_at) WHERE enabled AND paused_at IS NULL;
 
--- What became of each due instant. The key is the promise: a slot is decided once.
+-- What became of each due instant. The key is the promise: a slot is decided once. What somebody triggers is a row too, and no
+-- slot: it may fall on the same instant as one.
 CREATE TABLE {schema}.schedule_slot (
     schedule_id uuid        NOT NULL,
     slot_at     timestamptz NOT NULL,
+    is_trigger  boolean     NOT NULL DEFAULT false,
     outcome     text        NOT NULL,
     reason      text,
     task_id     uuid,
     decided_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT schedule_slot_pkey PRIMARY KEY (schedule_id, slot_at),
+    CONSTRAINT schedule_slot_pkey PRIMARY KEY (schedule_id, slot_at, is_trigger),
     CONSTRAINT schedule_slot_outcome CHECK (outcome IN ('fired', 'skipped'))
 );
 CREATE INDEX schedule_slot_decided ON {schema}.schedule_slot (decided_at);

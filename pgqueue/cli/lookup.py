@@ -44,13 +44,14 @@ def enqueue_options(*, delay: str | None, at: str | None, **others: Any) -> Enqu
     if delay is not None:
         options["delay"] = parse_duration(delay)
     if at is not None:
-        options["at"] = _instant(at)
+        options["at"] = instant(at, "--at")
     result: EnqueueOptions = options
     return result
 
 
-def _instant(text: str) -> datetime:
+def instant(text: str, flag: str) -> datetime:
+    """An instant as it was typed. Raises ConfigurationError."""
     try:
         return datetime.fromisoformat(text)
     except ValueError as error:
-        raise ConfigurationError(f"--at takes an instant such as 2030-01-31T09:30+01:00, not {text!r}") from error
+        raise ConfigurationError(f"{flag} takes an instant such as 2030-01-31T09:30+01:00, not {text!r}") from error

@@ -74,7 +74,7 @@ def collect(database: Opened, lease: timedelta) -> Statistics:
     sql = database.sql
     runner = ("id", "name", "kind", "host", "pid", "version", "wanted", "slots", "running", "silent_seconds", "started_at")
     schedule = (
-        "app", "name", "type", "queue", "frequency", "cron", "timezone",
+        "app", "name", "type", "queue", "frequency", "cron", "rrule", "timezone",
         "next_run_at", "last_run_at", "fired", "skipped", "is_paused",
     )  # fmt: skip
     return Statistics(
@@ -139,7 +139,7 @@ def _recurs(schedule: dict[str, Any]) -> str:
 
     if schedule["frequency"] is not None:
         return f"every {format_duration(schedule['frequency'])}"
-    return f"{schedule['cron']} ({schedule['timezone']})"
+    return f"{schedule['cron'] or schedule['rrule']} ({schedule['timezone']})"
 
 
 def _text(value: str) -> Any:

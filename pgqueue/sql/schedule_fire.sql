@@ -2,14 +2,20 @@
 -- One statement, so one commit: a crash leaves all of it or nothing. It does nothing if the schedule is not as it was read, or if
 -- somebody else is at it. A slot that was decided before (next_run_at was set back) is not decided again, nor counted.
 -- The insert waits for an open transaction that holds the unique key, for at most lock_timeout: the error then undoes everything.
--- Parameters: id, seen (next_run_at as it was read), next_run_at; fire_ats, task_ids, headers (arrays of one length, oldest slot
--- first); skip_ats (missed slots to write down), unrecorded_count (missed slots that are only counted), lock_timeout (with unit),
--- channel as in enqueue.sql. Result: slot_at, task_id (NULL: skipped), reason.
+-- It never enqueues more than max_runs leaves, and ends the schedule when those are reached, or when there is no next_run_at.
+-- Parameters: id, seen (next_run_at as it was read), max_runs, end_at (as they were read too), next_run_at (NULL: there is none, for
+-- this ended_reason); fire_ats, task_ids, headers (arrays of one length, oldest slot first); skip_ats (missed slots to write down),
+-- unrecorded_count (missed slots that are only counted), lock_timeout (with unit), channel as in enqueue.sql.
+-- Result: slot_at, task_id (NULL: skipped), reason.
 WITH due AS (
     -- set_config runs before anything is inserted, because every insert takes its rows from here; it ends with the statement.
-    SELECT id, type, queue, payload, options, clock_timestamp() AS now, set_config('lock_timeout', %(lock_timeout)s::text, true)
+    SELECT
+        id, type, queue, payload, options, fired_count, max_runs, clock_timestamp() AS now,
+        set_config('lock_timeout', %(lock_timeout)s::text, true)
     FROM {schema}.schedule
     WHERE id = %(id)s::uuid AND next_run_at = %(seen)s::timestamptz AND enabled AND paused_at IS NULL
+        AND max_runs IS NOT DISTINCT FROM %(max_runs)s::bigint AND end_at IS NOT DISTINCT FROM %(end_at)s::timestamptz
+        AND (max_runs IS NULL OR cardinality(%(fire_ats)s::timestamptz[]) <= greatest(max_runs - fired_count, 0))
     FOR UPDATE SKIP LOCKED
 ),
 wanted AS (
@@ -17,7 +23,8 @@ wanted AS (
     FROM due
     CROSS JOIN unnest(%(fire_ats)s::timestamptz[], %(task_ids)s::uuid[], %(headers)s::text[]) AS slot (slot_at, task_id, headers)
     WHERE NOT EXISTS (
-        SELECT FROM {schema}.schedule_slot AS decided WHERE decided.schedule_id = due.id AND decided.slot_at = slot.slot_at
+        SELECT FROM {schema}.schedule_slot AS decided
+        WHERE decided.schedule_id = due.id AND decided.slot_at = slot.slot_at AND NOT decided.is_trigger
     )
 ),
 enqueued AS (
@@ -55,14 +62,27 @@ tally AS (
     SELECT count(task_id) AS fired_count, count(*) - count(task_id) + %(unrecorded_count)s::bigint AS skipped_count
     FROM decided
 ),
+ending AS (
+    SELECT
+        CASE
+            WHEN due.fired_count + tally.fired_count >= due.max_runs THEN 'max_runs reached'
+            WHEN %(next_run_at)s::timestamptz IS NULL THEN %(ended_reason)s::text
+        END AS reason
+    FROM due
+    CROSS JOIN tally
+),
 advanced AS (
     UPDATE {schema}.schedule AS schedule
-    SET next_run_at = %(next_run_at)s::timestamptz,
+    SET next_run_at = CASE WHEN ending.reason IS NULL THEN %(next_run_at)s::timestamptz END,
+        enabled = ending.reason IS NULL,
+        ended_at = CASE WHEN ending.reason IS NOT NULL THEN due.now END,
+        ended_reason = ending.reason,
         last_run_at = CASE WHEN tally.fired_count > 0 THEN due.now ELSE schedule.last_run_at END,
         fired_count = schedule.fired_count + tally.fired_count,
         skipped_count = schedule.skipped_count + tally.skipped_count
     FROM due
     CROSS JOIN tally
+    CROSS JOIN ending
     WHERE schedule.id = due.id
 )
 SELECT slot_at, task_id, reason,

@@ -1,7 +1,7 @@
 -- The recurring definitions that are in force, the next one due first. Parameters: limit. Result: app, name, type, queue, frequency,
--- cron, timezone, next_run_at, last_run_at, fired_count, skipped_count, is_paused.
+-- cron, rrule, timezone, next_run_at, last_run_at, fired_count, skipped_count, is_paused.
 SELECT
-    app, name, type, queue, frequency, coalesce(cron, rrule) AS cron, timezone, next_run_at, last_run_at, fired_count, skipped_count,
+    app, name, type, queue, frequency, cron, rrule, timezone, next_run_at, last_run_at, fired_count, skipped_count,
     paused_at IS NOT NULL AS is_paused
 FROM {schema}.schedule
 WHERE enabled

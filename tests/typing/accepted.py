@@ -17,6 +17,7 @@ from pgqueue import (
     Context,
     Queue,
     Retry,
+    Schedule,
     Status,
     Task,
     TaskHandle,
@@ -169,6 +170,12 @@ def blocking(queue: Queue, connection: psycopg.Connection[Any]) -> None:
         assert_type(record, TaskRecord)
     with Queue() as own:
         assert_type(own, Queue)
+    schedule = queue.schedules.create("one", SendEmail(to="a"), cron="0 3 * * *", timezone="Europe/Berlin", max_runs=3)
+    assert_type(schedule, Schedule)
+    queue.schedules.create("two", SendEmail, {"to": "a"}, rrule="FREQ=DAILY", missed="skip", unique=True, tags=["a"])
+    assert_type(queue.schedules.update("two", frequency=timedelta(hours=1), end_at=None), Schedule)
+    assert_type(queue.schedules.get("two"), Schedule | None)
+    assert_type(queue.schedules.trigger("two"), TaskHandle[Any])
 
 
 async def asynchronous(queue: AsyncQueue, connection: psycopg.AsyncConnection[Any]) -> None:
@@ -181,3 +188,5 @@ async def asynchronous(queue: AsyncQueue, connection: psycopg.AsyncConnection[An
     async with AsyncQueue() as own:
         assert_type(own, AsyncQueue)
     await SendEmail(to="a").enqueue(priority=1)
+    assert_type(await queue.schedules.pause("one"), Schedule)
+    assert_type(await queue.schedules.trigger("one"), AsyncTaskHandle[Any])
