@@ -30,7 +30,7 @@ from pgqueue.errors import (
 )
 from pgqueue.hooks import on_runner_start, on_runner_stop
 from pgqueue.outcomes import Cancel, Ignore, RetryIn, Snooze
-from pgqueue.records import AttemptRecord, AuditPage, AuditRecord, LockPage, LockRecord, QueueRecord, TaskPage, TaskRecord
+from pgqueue.records import AttemptRecord, AuditPage, AuditRecord, LockPage, LockRecord, QueueRecord, TaskPage, TaskRecord, TypeRecord
 from pgqueue.registry import registry, set_default_queue, task
 from pgqueue.requests import Unique
 from pgqueue.retry import Retry
@@ -65,8 +65,8 @@ __all__ = [
     "LockLost", "LockPage", "LockRecord", "LockTimeout", "Observer", "PayloadError", "PgQueueError", "Queue", "QueueRecord",
     "ResultTimeout", "Retry", "RetryIn", "Runner", "RunnerStats", "Schedule", "ScheduleNotFound", "SchedulePage", "Scheduler",
     "SchemaError", "Settings", "SlotRecord", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead", "TaskDeleted",
-    "TaskFinished", "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique",
-    "UnknownTask", "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
+    "TaskFinished", "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "TypeRecord",
+    "Unique", "UnknownTask", "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
 ]  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from typing_extensions import Unpack
 from pgqueue import operations, payload
 from pgqueue.actors import Actor, Door, check_audit_filter, check_door, default_name
 from pgqueue.audit import list_audit
+from pgqueue.catalogue import AsyncTypes, Types
 from pgqueue.collector import collector_paused
 from pgqueue.database import AsyncConnection, Connection, Operation
 from pgqueue.errors import ConfigurationError, TaskNotFound
@@ -318,6 +319,11 @@ class Queue(_Client[Pool]):
         wanted = check_audit_filter(object=object, actor=actor, door=door, action=action, since=since, limit=limit, cursor=cursor)
         return self._run(lambda: list_audit(self._sql, wanted))
 
+    @property
+    def types(self) -> Types:
+        """The task types, and what operators set of them: `queue.types.update("send-email", timeout=...)`."""
+        return Types(self)
+
     def run_now(self, task: Task[R]) -> R:
         """Run a task here and now, without the database: for scripts and tests. Its exception comes out as it is."""
         from pgqueue.eager import run_eagerly
@@ -532,6 +538,11 @@ class AsyncQueue(_Client[AsyncPool]):
         """Who did what, newest first, as Queue.audit says."""
         wanted = check_audit_filter(object=object, actor=actor, door=door, action=action, since=since, limit=limit, cursor=cursor)
         return await self._run(lambda: list_audit(self._sql, wanted))
+
+    @property
+    def types(self) -> AsyncTypes:
+        """The task types, and what operators set of them, as Queue.types gives it."""
+        return AsyncTypes(self)
 
     async def run_now(self, task: Task[R]) -> R:
         """Run a task here and now, without the database: for scripts and tests. Its exception comes out as it is."""

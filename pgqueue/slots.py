@@ -1,4 +1,4 @@
-"""The slots of a runner: what it holds, what it runs, and the way of each attempt from its claim to whoever writes it down.
+"""The slots of a runner: how what it has in hand (hand.py) is run, and the way of each attempt to whoever writes it down.
 
 A slot is a long-lived asyncio.Task that takes one claimed task after the other. Most of a task's price would otherwise be the
 making of an asyncio.Task for it; user code notices no difference: `asyncio.current_task`, timeouts and task groups work, and
@@ -11,20 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Generator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from pgqueue.aging import Order, by_priority
-from pgqueue.batch import Batch
 from pgqueue.board import Board
 from pgqueue.calls import Call, Calls
-from pgqueue.completer import Completer, Settlement
+from pgqueue.completer import Completer
 from pgqueue.context import Claimed, Services
 from pgqueue.executor import Attempt, Executor
-from pgqueue.outcomes import RETURNED, Outcome, Verdict
+from pgqueue.hand import Hand
+from pgqueue.outcomes import Outcome
 from pgqueue.paces import Paces
 from pgqueue.prefetch import Prefetch
+from pgqueue.within import Within
 
 STREAK_SECONDS = 0.002
 """How long attempts that never wait may follow each other before the loop gets its turn."""
@@ -34,7 +33,7 @@ SAMPLE = 4
 """Of attempts that end so soon, only every fourth is measured: there may be 100,000 a second."""
 
 
-class Slots:
+class Slots(Hand):
     """Runs up to `concurrency` attempts at a time from a buffer of claimed tasks. Lives on one event loop."""
 
     def __init__(
@@ -52,143 +51,32 @@ class Slots:
         on_room: Callable[[], None],
         on_start: Callable[[Claimed], None] | None = None,
     ) -> None:
-        self._concurrency = concurrency
-        self._executor = executor
-        self._completer = completer
+        super().__init__(
+            concurrency=concurrency,
+            executor=executor,
+            completer=completer,
+            batch_sizes={} if calls is None else calls.sizes,
+            order=order,
+        )
         self._prefetch = prefetch
         self._services = services
         self._paces = paces
         self._calls = calls
-        self._batch_sizes = {} if calls is None else calls.sizes
-        self._order = order
         self._board = board
         self._on_room = on_room
         self._on_start = on_start
-        self._buffer: deque[Claimed] = deque()
-        self._active: dict[Claimed, Attempt] = {}
-        self._running_calls: set[Call] = set()
-        self._sharing_count = 0
-        """Attempts that run in a slot that another one is counted for."""
-        self._held: Counter[str] = Counter()
         self._slots: set[asyncio.Task[None]] = set()
         self._resting: list[asyncio.Future[None]] = []
         self._empty = contextvars.Context()
         self._yield_at = 0.0
         self._soon_count = 0
-        self._closed = False
-        self._idle = asyncio.Event()
-        self._idle.set()
         self.room_below = -1
         """`on_room` is called when a task ends and no more than so many are in hand."""
 
-    @property
-    def active_count(self) -> int:
-        """Attempts that run now."""
-        return len(self._active)
-
-    @property
-    def in_hand(self) -> int:
-        """Slots that are taken and tasks that wait for one; 0 only where no claimed task is unfinished."""
-        return len(self._active) - self._sharing_count + len(self._buffer)
-
-    @property
-    def free_count(self) -> int:
-        """Slots that are not taken."""
-        return self._concurrency - len(self._active) + self._sharing_count
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether tasks wait here for a slot: then outcomes come thick and fast."""
-        return bool(self._buffer)
-
-    def held_claims(self) -> list[str]:
-        """The leases of which something is not settled yet. Safe from another thread."""
-        return [claim for claim, count in list(self._held.items()) if count > 0]
-
-    def hold(self, claim_id: str, count: int) -> None:
-        """So many more tasks are leased under this claim."""
-        self._held[claim_id] += count
-
     def offer(self, tasks: Sequence[Claimed]) -> None:
         """Take claimed tasks of one queue, in the order to run them, and start what there are slots for."""
-        if not tasks:
-            return
-        for claimed in tasks:
-            if claimed.holding is None:
-                self._held[claimed.claim_id] += 1
-        self._idle.clear()
-        queue = tasks[0].queue
-        last = next((claimed for claimed in reversed(self._buffer) if claimed.queue == queue), None)
-        self._buffer.extend(tasks)
-        order = self._order(queue)
-        if last is not None and order(tasks[0]) < order(last):
-            self._rearrange(queue, order)
+        super().offer(tasks)
         self._rouse()
-
-    def _rearrange(self, queue: str, order: Order) -> None:
-        """Put a queue's tasks in order, at the places that are theirs: priorities of several queues do not compare."""
-        ordered = iter(sorted((claimed for claimed in self._buffer if claimed.queue == queue), key=order))
-        self._buffer = deque(next(ordered) if claimed.queue == queue else claimed for claimed in self._buffer)
-
-    def settled(self, settlement: Settlement) -> None:
-        """It is written down: its claim is held no more."""
-        claim_id = settlement.claimed.claim_id
-        self._held[claim_id] -= 1
-        if self._held[claim_id] <= 0:
-            del self._held[claim_id]
-
-    def cancel(self, task_id: str, claim_id: str) -> None:
-        """Somebody asked to cancel this task: one in the buffer ends at once, a running one is told or interrupted."""
-        for claimed, attempt in self._active.items():
-            if claimed.id == task_id and claimed.claim_id == claim_id:
-                # The others of its call would be interrupted with it.
-                is_alone = claimed.type not in self._batch_sizes
-                attempt.cancel(interrupt=is_alone and self._executor.execution_of(claimed) != "thread")
-                return
-        for claimed in self._buffer:
-            if claimed.id == task_id and claimed.claim_id == claim_id:
-                self._buffer.remove(claimed)
-                self._complete(claimed, Outcome(Verdict.CANCELLED, reason="cancelled before it was started"))
-                return
-
-    def withdraw(self, batch: Batch) -> list[Claimed]:
-        """Take what was not started of a batch back out of the buffer."""
-        if not batch.unstarted:
-            return []
-        unstarted = [claimed for claimed in self._buffer if claimed.holding is batch]
-        self._buffer = deque(claimed for claimed in self._buffer if claimed.holding is not batch)
-        self._check_idle()
-        return unstarted
-
-    def running_of(self, batch: Batch) -> list[Claimed]:
-        """What runs of a batch."""
-        return [claimed for claimed in self._active if claimed.holding is batch] if batch.left else []
-
-    def give_back(self) -> list[Claimed]:
-        """Start nothing more; leased tasks that were not started go back as they came. Returns them; locked ones go with their
-        batches."""
-        self._closed = True
-        unstarted = [claimed for claimed in self._buffer if claimed.holding is None]
-        self._buffer = deque(claimed for claimed in self._buffer if claimed.holding is not None)
-        for claimed in unstarted:
-            self._completer.add(Settlement(claimed, RETURNED, True))
-        self._check_idle()
-        return unstarted
-
-    def interrupt(self) -> int:
-        """Stop what runs: it goes back, no attempt spent. Returns how many."""
-        for attempt in self._active.values():
-            attempt.interrupt()
-        for call in self._running_calls:
-            call.interrupt()
-        return len(self._active)
-
-    def __contains__(self, claimed: Claimed) -> bool:
-        return claimed in self._active
-
-    async def idle(self) -> None:
-        """Wait until nothing runs and nothing is buffered."""
-        await self._idle.wait()
 
     def close(self) -> None:
         """Let idle slots end. What still runs is left alone."""
@@ -225,7 +113,7 @@ class Slots:
             if running.rest is not None:
                 self._rouse()
                 try:
-                    outcome = await _Within(running.rest, running.variables)
+                    outcome = await Within(running.rest, running.variables)
                 # In here and no deeper: a GeneratorExit that comes out of a future closes every coroutine below this one.
                 except BaseException as error:
                     outcome = self._escaped(running, error)
@@ -374,44 +262,6 @@ class Slots:
         self._prefetch.observe_duration(seconds, count)
         if self._paces is not None:
             self._paces.observe(claimed.type, seconds)
-
-    def _complete(self, claimed: Claimed, outcome: Outcome, keep: bool = True) -> None:
-        settlement = Settlement(claimed, outcome, keep)
-        if claimed.holding is not None:
-            claimed.holding.finish(settlement)
-        elif outcome.verdict is Verdict.SETTLED:
-            self.settled(settlement)
-        else:
-            self._completer.add(settlement)
-
-    def _check_idle(self) -> None:
-        if not self._active and not self._buffer:
-            self._idle.set()
-
-
-class _Within:
-    """Awaits a coroutine with every step of it in a context of its own."""
-
-    __slots__ = ("_coroutine", "_variables")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], variables: contextvars.Context) -> None:
-        self._coroutine = coroutine
-        self._variables = variables
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        run, send, throw = self._variables.run, self._coroutine.send, self._coroutine.throw
-        step: Callable[..., Any] = send
-        argument: Any = None
-        try:
-            while True:
-                waited_for = run(step, argument)
-                try:
-                    argument = yield waited_for
-                    step = send
-                except BaseException as error:
-                    argument, step = error, throw
-        except StopIteration as stop:
-            return stop.value
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:

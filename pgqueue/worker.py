@@ -16,8 +16,9 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from pgqueue.assignment import Assignment, Observer
 from pgqueue.client import AsyncQueue, Queue
-from pgqueue.engine import FLUSH_SECONDS_MAX, Assignment, Engine, Observer
+from pgqueue.engine import FLUSH_SECONDS_MAX, Engine
 from pgqueue.errors import ConfigurationError, PgQueueError
 from pgqueue.loops import drive
 from pgqueue.registry import Registry

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from pgqueue import AsyncQueue, Queue, Retry, Runner, Settings, Status, Task, task
+from pgqueue.assignment import lanes_that_pay
 from pgqueue.database import connection_parameters
-from pgqueue.engine import lanes_that_pay
 from pgqueue.lane import Lane
 from pgqueue.link import Link
 from pgqueue.paces import PROBATION_MIN, RUNS_MIN, Paces

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pgqueue import doors
-from pgqueue.cli import audit, locks, migrate, queues, schedules, stats, task, up
+from pgqueue.cli import audit, catalogue, locks, migrate, queues, schedules, stats, task, up
 from pgqueue.cli.output import EPILOG
 
 app = typer.Typer(
@@ -77,5 +77,6 @@ app.add_typer(task.app, name="task")
 app.add_typer(queues.app, name="queues")
 app.add_typer(locks.app, name="locks")
 app.add_typer(schedules.app, name="schedules")
+app.add_typer(catalogue.app, name="types")
 app.command("stats")(stats.stats)
 app.command("audit")(audit.audit)
