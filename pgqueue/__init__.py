@@ -11,11 +11,13 @@ from pgqueue.errors import (
     DiscoveryError,
     EmbeddedError,
     EnqueueConflict,
+    KeyTaken,
     LeaseLost,
     PayloadError,
     PgQueueError,
     ResultTimeout,
     SchemaError,
+    TaskBusy,
     TaskCancelled,
     TaskDead,
     TaskDeleted,
@@ -24,10 +26,11 @@ from pgqueue.errors import (
     TaskNotFound,
     TaskUnsuccessful,
     UnknownTask,
+    WrongStatus,
 )
 from pgqueue.hooks import on_runner_start, on_runner_stop
 from pgqueue.outcomes import Cancel, Ignore, RetryIn, Snooze
-from pgqueue.records import AttemptRecord, QueueRecord, TaskPage, TaskRecord
+from pgqueue.records import AttemptRecord, QueueRecord, RetriedAll, TaskPage, TaskRecord
 from pgqueue.registry import registry, set_default_queue, task
 from pgqueue.requests import Unique
 from pgqueue.retry import Retry
@@ -54,11 +57,11 @@ _LAZY = {
 
 __all__ = [
     "AsyncQueue", "AsyncTaskHandle", "AttemptRecord", "Cancel", "ConfigurationError", "Context", "DatabaseUnavailable",
-    "DiscoveryError", "EmbeddedError", "EnqueueConflict", "Ignore", "LeaseLost", "Observer", "PayloadError",
-    "PgQueueError", "Queue", "QueueRecord", "ResultTimeout", "Retry", "RetryIn", "Runner", "RunnerStats", "Scheduler",
-    "SchemaError", "Settings", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead", "TaskDeleted", "TaskFinished",
-    "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique", "UnknownTask",
-    "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
+    "DiscoveryError", "EmbeddedError", "EnqueueConflict", "Ignore", "KeyTaken", "LeaseLost", "Observer", "PayloadError",
+    "PgQueueError", "Queue", "QueueRecord", "ResultTimeout", "RetriedAll", "Retry", "RetryIn", "Runner", "RunnerStats",
+    "Scheduler", "SchemaError", "Settings", "Snooze", "Status", "Task", "TaskBusy", "TaskCancelled", "TaskDead", "TaskDeleted",
+    "TaskFinished", "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique",
+    "UnknownTask", "WrongStatus", "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
 ]  # fmt: skip
 
 

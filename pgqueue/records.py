@@ -16,7 +16,8 @@ from pgqueue.states import Status
 class TaskRecord:
     """A stored task, wherever it lives. Instants are aware, by the database's clock; `payload` and `result` are JSON values.
 
-    started_at is the instant of the last claim. reason says why it is dead, cancelled, ignored or deleted.
+    started_at is the instant of the last claim. reason says why it is dead, cancelled, ignored or deleted. lineage is what was
+    done with it by hand: `retries`, `copied_from`, `copies`, `moved_from`, `marked`, `deleted`, `restored_at`.
     """
 
     id: uuid.UUID
@@ -36,16 +37,18 @@ class TaskRecord:
     headers: dict[str, str]
     result: Any
     reason: str | None
+    lineage: dict[str, Any]
 
     @classmethod
     def from_row(cls, row: tuple[Any, ...]) -> TaskRecord:
-        """A row of get.sql or list.sql."""
+        """A row of get.sql, list.sql or dead_list.sql."""
         values = list(row)
         values[3] = Status(values[3])
         values[5] = loads(values[5])
         values[13] = tuple(values[13] or ())
         values[14] = loads(values[14]) or {}
         values[15] = loads(values[15])
+        values[17] = loads(values[17]) or {}
         return cls(*values)
 
     def as_json(self) -> dict[str, Any]:
@@ -95,6 +98,17 @@ class TaskPage:
 
     def __len__(self) -> int:
         return len(self.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class RetriedAll:
+    """What became of the dead tasks of one `retry_all`. skipped: their unique key is taken, so they are still dead."""
+
+    retried: int
+    skipped: int
+
+    def as_json(self) -> dict[str, int]:
+        return asdict(self)
 
 
 def loads(text: str | None) -> Any:
