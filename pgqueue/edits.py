@@ -27,14 +27,14 @@ Mark: TypeAlias = Literal["succeeded", "failed"]
 
 
 class UpdateOptions(TypedDict, total=False):
-    """What may be changed of a waiting task; what is left out stays as it is."""
+    """What may be changed of a waiting task; what is left out, or None, stays as it is."""
 
-    priority: int
-    at: datetime
-    delay: timedelta
-    queue: str
-    payload: Values
-    tags: Sequence[str]
+    priority: int | None
+    at: datetime | None
+    delay: timedelta | None
+    queue: str | None
+    payload: Values | None
+    tags: Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
