@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,6 +39,7 @@ from pgqueue import (
     task,
 )
 from pgqueue.database import run
+from pgqueue.models import TaskRow
 from pgqueue.operations import Inserted
 from pgqueue.registry import Registry
 from pgqueue.settings import Settings
@@ -283,6 +285,53 @@ def test_a_running_attempt_of_a_marked_task_finds_its_lease_lost(
     assert connection.execute("SELECT error_type, error, attempt FROM pgqueue.attempt").fetchall() == [
         ("MarkedFailed", "seen to", 1)
     ]
+
+
+async def test_what_a_runner_runs_is_what_the_changes_that_came_first_have_left(
+    queue: Queue, drain: Callable[..., Awaitable[Runner]]
+) -> None:
+    ran: set[uuid.UUID] = set()
+    running = threading.Event()
+
+    @task
+    class Quick(Task[int]):
+        value: int = 0
+
+        async def run(self) -> int:
+            ran.add(self.context.task_id)
+            running.set()
+            return self.value
+
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    handles = queue.enqueue_many([Quick() for _ in range(250)])
+    won: dict[uuid.UUID, str] = {}
+
+    def meddle() -> None:
+        for number, handle in enumerate(chance.sample(handles, len(handles))):
+            if number == 50:
+                running.wait(20)
+            name = chance.choice(["update", "delete"])
+            try:
+                if name == "update":
+                    queue.update(handle, payload={"value": 1}, priority=chance.randrange(90, 110))
+                else:
+                    queue.delete(handle)
+                won[handle.id] = name
+            except WrongStatus:
+                continue
+
+    meddling = asyncio.create_task(asyncio.to_thread(meddle))
+    await eventually(lambda: len(won) == 50)
+    await drain(concurrency=2)
+    await meddling
+    for handle in handles:
+        if won.get(handle.id) == "delete":
+            assert handle.status() is Status.DELETED
+            assert handle.id not in ran
+        else:
+            assert handle.result(timeout=5) == (1 if handle.id in won else 0)
 
 
 def test_whatever_is_done_at_once_to_the_same_tasks_each_is_in_one_place_and_each_key_once(
@@ -557,6 +606,22 @@ def test_a_change_repeated_after_a_lost_answer_is_still_a_success(queue: Queue) 
         with pytest.raises((WrongStatus, TaskNotFound)), queue._connection() as connection, connection.transaction():
             run(connection, operation(False))  # type: ignore[no-untyped-call]
         assert handle.status() is not Status.READY or handle is one
+
+
+def test_no_column_of_a_task_is_lost_when_it_moves_or_comes_back() -> None:
+    """A column that is added belongs into these statements, or into the lists of what each renews."""
+    renewed = {
+        "move": {"runner_id"},
+        "restore": {"updated_at", "runner_id", "cancel_requested_at", "cancel_reason", "blocked_on"},
+        "dead_retry": {"updated_at", "runner_id", "cancel_requested_at", "cancel_reason", "blocked_on"}
+        | {"maturity_at", "expires_at", "attempt", "crashes"},
+    }
+    for name, others in renewed.items():
+        inserted = re.search(r"INSERT INTO \S+\.task \((.*?)\)", getattr(NOWHERE._sql, name).text, re.DOTALL)
+        assert inserted is not None
+        named = set(re.findall(r"\w+", inserted[1]))
+        assert named | others == {column.name for column in TaskRow.__table__.columns}, name
+        assert not named & others, name
 
 
 # ── copies ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────

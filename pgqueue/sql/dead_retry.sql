@@ -31,7 +31,7 @@ WITH found AS MATERIALIZED (
             )
         )
     FROM found
-    ORDER BY queue, unique_key NULLS FIRST, id
+    ORDER BY queue COLLATE "C", unique_key NULLS FIRST, id
     ON CONFLICT DO NOTHING
     RETURNING
         queue, id,
