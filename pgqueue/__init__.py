@@ -11,6 +11,7 @@ from pgqueue.errors import (
     DiscoveryError,
     EmbeddedError,
     EnqueueConflict,
+    KeyTaken,
     LeaseLost,
     LockLost,
     LockTimeout,
@@ -19,6 +20,7 @@ from pgqueue.errors import (
     ResultTimeout,
     ScheduleNotFound,
     SchemaError,
+    TaskBusy,
     TaskCancelled,
     TaskDead,
     TaskDeleted,
@@ -27,10 +29,11 @@ from pgqueue.errors import (
     TaskNotFound,
     TaskUnsuccessful,
     UnknownTask,
+    WrongStatus,
 )
 from pgqueue.hooks import on_runner_start, on_runner_stop
 from pgqueue.outcomes import Cancel, Ignore, RetryIn, Snooze
-from pgqueue.records import AttemptRecord, AuditPage, AuditRecord, LockPage, LockRecord, QueueRecord, TaskPage, TaskRecord, TypeRecord
+from pgqueue.records import AttemptRecord, AuditPage, AuditRecord, LockPage, LockRecord, QueueRecord, RetriedAll, TaskPage, TaskRecord, TypeRecord
 from pgqueue.registry import registry, set_default_queue, task
 from pgqueue.requests import Unique
 from pgqueue.retry import Retry
@@ -61,12 +64,13 @@ _LAZY = {
 
 __all__ = [
     "AsyncLock", "AsyncQueue", "AsyncTaskHandle", "AttemptRecord", "AuditPage", "AuditRecord", "Cancel", "ConfigurationError",
-    "Context", "DatabaseUnavailable", "DiscoveryError", "EmbeddedError", "EnqueueConflict", "Ignore", "LeaseLost", "Lock",
-    "LockLost", "LockPage", "LockRecord", "LockTimeout", "Observer", "PayloadError", "PgQueueError", "Queue", "QueueRecord",
-    "ResultTimeout", "Retry", "RetryIn", "Runner", "RunnerStats", "Schedule", "ScheduleNotFound", "SchedulePage", "Scheduler",
-    "SchemaError", "Settings", "SlotRecord", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead", "TaskDeleted",
-    "TaskFinished", "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "TypeRecord",
-    "Unique", "UnknownTask", "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
+    "Context", "DatabaseUnavailable", "DiscoveryError", "EmbeddedError", "EnqueueConflict", "Ignore", "KeyTaken", "LeaseLost",
+    "Lock", "LockLost", "LockPage", "LockRecord", "LockTimeout", "Observer", "PayloadError", "PgQueueError", "Queue",
+    "QueueRecord", "ResultTimeout", "RetriedAll", "Retry", "RetryIn", "Runner", "RunnerStats", "Schedule", "ScheduleNotFound",
+    "SchedulePage", "Scheduler", "SchemaError", "Settings", "SlotRecord", "Snooze", "Status", "Task", "TaskBusy",
+    "TaskCancelled", "TaskDead", "TaskDeleted", "TaskFinished", "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage",
+    "TaskRecord", "TaskUnsuccessful", "TypeRecord", "Unique", "UnknownTask", "WrongStatus", "on_runner_start", "on_runner_stop",
+    "registry", "set_default_queue", "task",
 ]  # fmt: skip
 
 

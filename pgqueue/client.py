@@ -25,11 +25,14 @@ from pgqueue import operations, payload
 from pgqueue.actors import Actor, Door, check_audit_filter, check_door, default_name
 from pgqueue.audit import list_audit
 from pgqueue.catalogue import AsyncTypes, Types
+from pgqueue.changes import AsyncChanges, Changes
 from pgqueue.collector import collector_paused
 from pgqueue.database import AsyncConnection, Connection, Operation
+from pgqueue.dead import AsyncDeadLetters, DeadLetters
 from pgqueue.errors import ConfigurationError, TaskNotFound
-from pgqueue.filters import Filter, check_filter, check_id, check_page, check_queue, check_reason, check_unfinished
+from pgqueue.filters import Filter, check_filter, check_page, check_queue, check_reason, check_unfinished
 from pgqueue.handles import AsyncTaskHandle, TaskHandle
+from pgqueue.handles import id_of as _id
 from pgqueue.joining import arun_joined, run_joined
 from pgqueue.lock import AsyncLock, Lock
 from pgqueue.locking import check_lock
@@ -118,7 +121,7 @@ class _Client(Generic[P]):
         return check_filter(self._registry, status=status, type=type, queue=queue, tags=tags)
 
 
-class Queue(_Client[Pool]):
+class Queue(_Client[Pool], Changes):
     """The blocking client. `with Queue() as queue:` uses DATABASE_URL, else the embedded PostgreSQL, and says which.
 
     Safe to share between threads; opens its connections (`pool_size` at most) when first used.
@@ -270,6 +273,11 @@ class Queue(_Client[Pool]):
         """The queues that hold unfinished tasks or have settings, by name."""
         return self._run(lambda: operations.queues(self._sql))
 
+    @property
+    def dead(self) -> DeadLetters:
+        """The dead tasks: list, get, count, retry, purge."""
+        return DeadLetters(self)
+
     def configure(self, name: str, **options: Unpack[QueueOptions]) -> QueueRecord:
         """Set how a queue is worked off; what is left out stays as it is. Runners follow within a few seconds.
 
@@ -358,7 +366,7 @@ class Queue(_Client[Pool]):
         return self._pool.perform(lambda repeated: operation())
 
 
-class AsyncQueue(_Client[AsyncPool]):
+class AsyncQueue(_Client[AsyncPool], AsyncChanges):
     """The asyncio client: the same methods as `Queue`, awaitable. `async with AsyncQueue() as queue:`.
 
     Belongs to one event loop.
@@ -500,6 +508,11 @@ class AsyncQueue(_Client[AsyncPool]):
         """The queues that hold unfinished tasks or have settings, by name."""
         return await self._run(lambda: operations.queues(self._sql))
 
+    @property
+    def dead(self) -> AsyncDeadLetters:
+        """The dead tasks: list, get, count, retry, purge."""
+        return AsyncDeadLetters(self)
+
     async def configure(self, name: str, **options: Unpack[QueueOptions]) -> QueueRecord:
         """Set how a queue is worked off, as Queue.configure does."""
         queue, checked = check_name(name, "queue"), check_queue_options(options)
@@ -582,10 +595,6 @@ def _checked_size(pool_size: object) -> int:
     if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
         raise ConfigurationError(f"pool_size takes 1 or more, not {pool_size!r}")
     return pool_size
-
-
-def _id(task: object) -> uuid.UUID:
-    return check_id(task.id if isinstance(task, TaskHandle | AsyncTaskHandle | TaskRecord) else task)
 
 
 def _found(record: TaskRecord | None, task_id: uuid.UUID) -> TaskRecord:

@@ -14,7 +14,10 @@
     ├── LockTimeout               a named lock did not come free in time (also a TimeoutError)
     ├── TaskNotFound              no task of that id is stored (it may have been purged)
     ├── ScheduleNotFound          no schedule of that name is stored
-    ├── TaskFinished              the task has ended, so it cannot be changed
+    ├── KeyTaken                  an unfinished task holds the unique key; `holder` says which
+    ├── WrongStatus               the task stands where that cannot be done; `status` says where
+    │   ├── TaskBusy              it runs, or somebody holds it just now
+    │   └── TaskFinished          it has ended
     ├── ResultTimeout             the task did not finish in time (also a TimeoutError)
     └── TaskUnsuccessful          the task ended without a result
         ├── TaskDead              it used up its tries
@@ -27,6 +30,10 @@ A message says what failed, which task, and what to do.
 """
 
 from __future__ import annotations
+
+import uuid
+
+from pgqueue.states import Status
 
 
 class PgQueueError(Exception):
@@ -85,8 +92,28 @@ class ScheduleNotFound(PgQueueError):
     """No schedule of that name is stored for that app."""
 
 
-class TaskFinished(PgQueueError):
-    """The task has ended; what was asked for needs one that is still waiting."""
+class KeyTaken(PgQueueError):
+    """An unfinished task holds the unique key that this one needs. `holder` is its id; nothing was changed."""
+
+    def __init__(self, message: str, *, holder: uuid.UUID) -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
+class WrongStatus(PgQueueError):
+    """The task stands where what was asked for cannot be done. `status` says where, if that is known; nothing was changed."""
+
+    def __init__(self, message: str, *, status: Status | None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TaskBusy(WrongStatus):
+    """A runner has the task: a claim came first. Or somebody held its row for as long as we waited."""
+
+
+class TaskFinished(WrongStatus):
+    """The task has ended; what was asked for needs one that has not."""
 
 
 class ResultTimeout(PgQueueError, TimeoutError):

@@ -1,19 +1,24 @@
-"""Which tasks a reader or a bulk cancel means: checked before anything is sent. Ground: pure."""
+"""Which tasks a reader or a bulk change means: checked before anything is sent. Ground: pure."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from pgqueue.errors import ConfigurationError
 from pgqueue.registry import Registry
-from pgqueue.requests import REASON_MAX, check_instant, check_name, check_tags, check_text
+from pgqueue.requests import INSTANT_MIN, REASON_MAX, check_delay, check_instant, check_name, check_tags, check_text
 from pgqueue.states import UNFINISHED, Status
 
 PAGE_MAX = 1_000
+EARLIEST = datetime(INSTANT_MIN, 1, 1, tzinfo=UTC)
+IDS_MAX = 10_000
+"""Ids that one call names at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,39 @@ class Filter:
             "queue": self.queue,
             "type": self.type,
             "tags": None if self.tags is None else list(self.tags),
+        }
+
+
+class DeadOptions(TypedDict, total=False):
+    """By what dead tasks are chosen. older_than: dead for so long at least."""
+
+    type: str | None
+    queue: str | None
+    tags: Sequence[str] | None
+    older_than: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadFilter:
+    """Which dead tasks are meant; None means any. older_seconds: dead for so long at least."""
+
+    queue: str | None = None
+    type: str | None = None
+    tags: tuple[str, ...] | None = None
+    ids: tuple[uuid.UUID, ...] | None = None
+    older_seconds: float | None = None
+
+    def parameters(self, now: datetime) -> dict[str, Any]:
+        """As the statements name them; `now` is the database's clock."""
+        dead_before = None
+        if self.older_seconds is not None:
+            dead_before = now - timedelta(seconds=min(self.older_seconds, (now - EARLIEST).total_seconds()))
+        return {
+            "queue": self.queue,
+            "type": self.type,
+            "tags": None if self.tags is None else list(self.tags),
+            "ids": None if self.ids is None else list(self.ids),
+            "dead_before": dead_before,
         }
 
 
@@ -69,6 +107,23 @@ def check_unfinished(wanted: Filter) -> Filter:
     if ended := [one for one in wanted.statuses if one not in UNFINISHED]:
         raise ConfigurationError(f"cancel_all takes unfinished statuses ({', '.join(sorted(UNFINISHED))}), not {ended[0]}")
     return wanted
+
+
+def check_dead_filter(registry: Registry, which: Mapping[str, Any], ids: Iterable[uuid.UUID] | None = None) -> DeadFilter:
+    """Nothing unknown. Raises ConfigurationError."""
+    if unknown := which.keys() - DeadOptions.__annotations__:
+        raise ConfigurationError(f"dead tasks are chosen by {', '.join(DeadOptions.__annotations__)}, not by {min(unknown)!r}")
+    named = None if ids is None else tuple(ids)
+    if named is not None and len(named) > IDS_MAX:
+        raise ConfigurationError(f"ids takes at most {IDS_MAX:,} tasks, not {len(named):,}: go in parts")
+    type, tags, older_than = (which.get(name) for name in ("type", "tags", "older_than"))
+    return DeadFilter(
+        queue=check_queue(which.get("queue")),
+        type=None if type is None else _canonical(registry, type),
+        tags=None if tags is None else check_tags(tags),
+        ids=named,
+        older_seconds=None if older_than is None else check_delay(older_than, "older_than"),
+    )
 
 
 def check_page(wanted: Filter, *, created_after: datetime | None, limit: object, cursor: str | None) -> Page:

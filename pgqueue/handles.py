@@ -20,7 +20,9 @@ from pgqueue.errors import (
     TaskNotFound,
     TaskUnsuccessful,
 )
+from pgqueue.filters import check_id
 from pgqueue.operations import Inserted, Standing
+from pgqueue.records import TaskRecord
 from pgqueue.states import UNFINISHED, Status
 
 if TYPE_CHECKING:
@@ -141,6 +143,11 @@ class AsyncTaskHandle(_Handle[R]):
 
     async def _look(self) -> Standing | None:
         return await self._queue._run(lambda: operations.standing(self._queue._sql, self.queue_name, self.id))
+
+
+def id_of(task: object) -> uuid.UUID:
+    """The id of a task, of its handle, its record, or its text. Raises ConfigurationError."""
+    return check_id(task.id if isinstance(task, TaskHandle | AsyncTaskHandle | TaskRecord) else task)
 
 
 def _polls(timeout: float | None) -> Iterator[float]:

@@ -267,8 +267,13 @@ class Standing:
 
 
 def standing(sql: Statements, queue: str, task_id: uuid.UUID) -> Operation[Standing | None]:
-    """None: no such task is stored, or its insert has not committed."""
+    """None: no such task is stored, or its insert has not committed. One that was moved to another queue is found by its id."""
     rows = yield sql.outcome(queue=queue, id=task_id)
+    if not rows:
+        moved = yield sql.get(id=task_id)
+        if not moved:
+            return None
+        rows = yield sql.outcome(queue=moved[0][1], id=task_id)
     if not rows:
         return None
     status, result, reason = rows[0]
@@ -296,10 +301,10 @@ def cancel(
         change = sql.cancel(queue=queue, id=task_id, reason=reason)
         if (yield from audited(sql, by, "cancel", f"task:{task_id}", change, details)):
             return True
-        rows = yield sql.outcome(queue=queue, id=task_id)
+        rows = yield sql.get(id=task_id)  # by the id alone: it may have been moved to another queue
         if not rows:
-            raise TaskNotFound(f"task {task_id} is not stored in queue {queue!r}")
-        status = Status(rows[0][0])
+            raise TaskNotFound(f"task {task_id} is not stored")
+        queue, status = rows[0][1], Status(rows[0][3])
         if status not in UNFINISHED:
             return repeated and status is Status.CANCELLED
     raise EnqueueConflict(f"task {task_id} moved {CONFLICT_TRIES_MAX} times while it was to be cancelled: cancel again")

@@ -47,7 +47,7 @@ def prepare(task: Task[Any], options: Mapping[str, Any], settings: Settings) -> 
         return _prepare_plain(task_type, task, settings)
     if unknown := options.keys() - _OPTIONS:
         raise ConfigurationError(f"enqueue has no option {min(unknown)!r}; it takes {', '.join(sorted(_OPTIONS))}, connection")
-    delay, at = _maturity(options.get("delay"), options.get("at"))
+    delay, at = check_maturity(options.get("delay"), options.get("at"))
     expires_seconds, expires_at = _expiry(options.get("expires"), task_type)
     tags = options.get("tags")
     priority = options.get("priority")
@@ -72,6 +72,39 @@ def prepare(task: Task[Any], options: Mapping[str, Any], settings: Settings) -> 
             options=_overrides(options),
             notify=_notify(options.get("notify")),
             keeps_priority=priority is not None,
+        )
+    )
+
+
+def prepare_stored(type_name: str, text: str, options: Mapping[str, Any], settings: Settings) -> Request:
+    """One of a type that this program does not know, by the JSON of its payload. Keys are made by the class, so it has none.
+
+    Raises ConfigurationError for an option, PayloadError for the payload.
+    """
+    if unknown := options.keys() - _OPTIONS:
+        raise ConfigurationError(f"enqueue has no option {min(unknown)!r}; it takes {', '.join(sorted(_OPTIONS))}, connection")
+    if keyed := [name for name in ("unique", "idempotency_key") if options.get(name)]:
+        raise ConfigurationError(f"{keyed[0]}= needs the class of {type_name!r}, which this program does not know: import it")
+    delay, at = check_maturity(options.get("delay"), options.get("at"))
+    expires_seconds, expires_at = _expiry(options.get("expires"), None)
+    return _reachable(
+        Request(
+            id=uuid7(),
+            queue=check_name(options["queue"], "queue"),
+            type=type_name,
+            priority=check_priority(options["priority"]),
+            payload=payload.check_json(text, f"the payload of {type_name}", limit=settings.max_payload_bytes),
+            delay_seconds=delay,
+            at=at,
+            expires_seconds=expires_seconds,
+            expires_at=expires_at,
+            unique_key=None,
+            idempotency_key=None,
+            idempotency_seconds=0.0,
+            tags=check_tags(options.get("tags") or ()) or None,
+            headers=_headers(options.get("headers")),
+            options=_overrides(options),
+            notify=_notify(options.get("notify")),
         )
     )
 
@@ -162,7 +195,8 @@ def _spaced(request: Request, spacing: timedelta, index: int) -> Request:
     return _reachable(request._replace(delay_seconds=delay_seconds))
 
 
-def _maturity(delay: timedelta | None, at: datetime | None) -> tuple[float | None, datetime | None]:
+def check_maturity(delay: timedelta | None, at: datetime | None) -> tuple[float | None, datetime | None]:
+    """Seconds from the database's now, or an instant; both None: at once. Raises ConfigurationError."""
     if delay is not None and at is not None:
         raise ConfigurationError("both delay= and at= say when: keep one of them")
     return (
@@ -171,11 +205,12 @@ def _maturity(delay: timedelta | None, at: datetime | None) -> tuple[float | Non
     )
 
 
-def _expiry(expires: timedelta | datetime | None, task_type: TaskType[Any]) -> tuple[float | None, datetime | None]:
+def _expiry(expires: timedelta | datetime | None, task_type: TaskType[Any] | None) -> tuple[float | None, datetime | None]:
     """Seconds from the enqueue, or an instant."""
     if isinstance(expires, datetime):
         return None, check_instant(expires, "expires")
-    duration = task_type.expires if expires is None else check_positive(expires, "expires")
+    default = None if task_type is None else task_type.expires
+    duration = default if expires is None else check_positive(expires, "expires")
     return (None if duration is None else duration.total_seconds()), None
 
 

@@ -24,7 +24,8 @@ BLOCKED_REASONS = {
 class TaskRecord:
     """A stored task, wherever it lives. Instants are aware, by the database's clock; `payload` and `result` are JSON values.
 
-    started_at is the instant of the last claim. reason says why it is dead, cancelled, ignored or deleted, or blocked.
+    started_at is the instant of the last claim. reason says why it is dead, cancelled, ignored, deleted or blocked. lineage is
+    what was done with it by hand: `retries`, `copied_from`, `copies`, `moved_from`, `marked`, `deleted`, `restored_at`.
     """
 
     id: uuid.UUID
@@ -44,10 +45,11 @@ class TaskRecord:
     headers: dict[str, str]
     result: Any
     reason: str | None
+    lineage: dict[str, Any]
 
     @classmethod
     def from_row(cls, row: tuple[Any, ...]) -> TaskRecord:
-        """A row of get.sql or list.sql."""
+        """A row of get.sql, list.sql or dead_list.sql."""
         values = list(row)
         values[3] = Status(values[3])
         values[5] = loads(values[5])
@@ -56,6 +58,7 @@ class TaskRecord:
         values[15] = loads(values[15])
         if values[3] is Status.BLOCKED:
             values[16] = BLOCKED_REASONS.get(values[16], values[16])
+        values[17] = loads(values[17]) or {}
         return cls(*values)
 
     def as_json(self) -> dict[str, Any]:
@@ -207,6 +210,17 @@ class AuditPage:
 
     def __len__(self) -> int:
         return len(self.records)
+
+
+@dataclass(frozen=True, slots=True)
+class RetriedAll:
+    """What became of the dead tasks of one `retry_all`. skipped: their unique key is taken, so they are still dead."""
+
+    retried: int
+    skipped: int
+
+    def as_json(self) -> dict[str, int]:
+        return asdict(self)
 
 
 def loads(text: str | None) -> Any:

@@ -26,15 +26,18 @@ WAITING = frozenset({Status.SCHEDULED, Status.BLOCKED, Status.READY})
 UNFINISHED = WAITING | {Status.RUNNING}
 FINISHED = frozenset(Status) - UNFINISHED
 
+BY_HAND = frozenset({Status.SUCCEEDED, Status.DEAD, Status.CANCELLED, Status.DELETED})
+"""Where somebody may put a task that waits: it ends without having been run."""
+
 MOVES: dict[Status, frozenset[Status]] = {
-    Status.SCHEDULED: frozenset({Status.READY, Status.BLOCKED, Status.CANCELLED, Status.DELETED}),
-    Status.BLOCKED: frozenset({Status.READY, Status.RUNNING, Status.CANCELLED, Status.DELETED}),
-    Status.READY: frozenset({Status.RUNNING, Status.BLOCKED, Status.CANCELLED, Status.DELETED}),
+    Status.SCHEDULED: frozenset({Status.READY, Status.BLOCKED, *BY_HAND}),
+    Status.BLOCKED: frozenset({Status.READY, Status.RUNNING, Status.SCHEDULED, *BY_HAND}),
+    Status.READY: frozenset({Status.RUNNING, Status.BLOCKED, Status.SCHEDULED, *BY_HAND}),
     Status.RUNNING: frozenset(
         {Status.READY, Status.SCHEDULED, Status.BLOCKED, Status.SUCCEEDED, Status.DEAD, Status.CANCELLED, Status.IGNORED}
     ),
     Status.DEAD: frozenset({Status.READY}),
-    Status.DELETED: frozenset({Status.READY}),
+    Status.DELETED: frozenset({Status.READY, Status.SCHEDULED}),
     Status.SUCCEEDED: frozenset(),
     Status.CANCELLED: frozenset(),
     Status.IGNORED: frozenset(),

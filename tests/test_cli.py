@@ -300,6 +300,8 @@ def test_help_has_an_example_for_every_verb(shell_without_database: Shell) -> No
         "task cancel",
         "task enqueue",
         "task run",
+        *(f"task {verb}" for verb in ("update", "delete", "restore", "requeue", "mark")),
+        *(f"dead {verb}" for verb in ("list", "show", "retry", "retry-all", "purge", "count")),
     ):
         assert "Example:" in _help(verb), verb
     assert "--shutdown-timeout" in shell("runner", "--help").stdout

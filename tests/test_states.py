@@ -12,12 +12,12 @@ from pgqueue import Status
 from pgqueue.states import FINISHED, MOVES, UNFINISHED, WAITING, diagram, may_move
 
 LEGAL = {
-    "scheduled": "ready blocked cancelled deleted",
-    "blocked": "ready running cancelled deleted",
-    "ready": "running blocked cancelled deleted",
+    "scheduled": "ready blocked cancelled deleted succeeded dead",
+    "blocked": "ready running scheduled cancelled deleted succeeded dead",
+    "ready": "running blocked scheduled cancelled deleted succeeded dead",
     "running": "ready scheduled blocked succeeded dead cancelled ignored",
     "dead": "ready",
-    "deleted": "ready",
+    "deleted": "ready scheduled",
 }
 
 

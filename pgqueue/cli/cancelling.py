@@ -54,11 +54,16 @@ def cancel_matching(database: Opened, filters: dict[str, Any], reason: str | Non
 
 
 def _ask(database: Opened, filters: dict[str, Any]) -> None:
+    count = _count(database, filters)
+    confirm(f"Cancel {count:,} unfinished {_tasks(count)}?", "nothing was cancelled")
+
+
+def confirm(question: str, otherwise: str) -> None:
+    """Ask, and exit with 1 after a no. Where nobody is there to ask it is wrong usage."""
     if not sys.stdin.isatty():
         give_up("there is nobody to ask here: add --yes")
-    count = _count(database, filters)
-    if not typer.confirm(f"Cancel {count:,} unfinished {_tasks(count)}?", err=True):
-        say("nothing was cancelled")
+    if not typer.confirm(question, err=True):
+        say(otherwise)
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pgqueue import doors
-from pgqueue.cli import audit, catalogue, locks, migrate, queues, schedules, stats, task, up
+from pgqueue.cli import audit, catalogue, dead, locks, migrate, queues, schedules, stats, task, up
 from pgqueue.cli.output import EPILOG
 
 app = typer.Typer(
@@ -74,6 +74,7 @@ def _scheduler(context: typer.Context) -> None:
 
 app.command("migrate")(migrate.migrate)
 app.add_typer(task.app, name="task")
+app.add_typer(dead.app, name="dead")
 app.add_typer(queues.app, name="queues")
 app.add_typer(locks.app, name="locks")
 app.add_typer(schedules.app, name="schedules")

@@ -87,7 +87,22 @@ def _facts(task: TaskRecord, now: datetime) -> dict[str, str | None]:
         "tags": ", ".join(task.tags),
         "headers": one_line(pretty_json(task.headers)) if task.headers else None,
         "reason": one_line(task.reason or ""),
+        "lineage": _lineage(task.lineage),
     }
+
+
+def _lineage(lineage: dict[str, Any]) -> str:
+    """What was done with it by hand, in a few words; `--json` has it all."""
+    retries, copies = lineage.get("retries") or (), lineage.get("copies") or ()
+    parts = [
+        f"was dead {len(retries)} times before" if len(retries) > 1 else "was dead once before" if retries else "",
+        f"a copy of {lineage['copied_from'].get('id')}" if isinstance(lineage.get("copied_from"), dict) else "",
+        f"copies: {', '.join(map(str, copies))}" if copies else "",
+        f"moved from queue {lineage['moved_from']}" if "moved_from" in lineage else "",
+        "marked by hand" if "marked" in lineage else "",
+        "deleted and restored" if "restored_at" in lineage else "",
+    ]
+    return one_line("; ".join(part for part in parts if part))
 
 
 def _attempt(screen: Console, attempt: AttemptRecord, now: datetime) -> None:

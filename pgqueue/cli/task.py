@@ -1,4 +1,4 @@
-"""`pgqueue task`: list, show, cancel, enqueue, run."""
+"""`pgqueue task`: list, show, cancel, enqueue, run; changing.py adds what is done to single tasks by hand."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
+from pgqueue.cli import changing
 from pgqueue.cli.opening import opened, settings_of, with_tasks
 from pgqueue.cli.output import EPILOG, EXIT_FAILED, Dsn, Json, Schema, Tasks, emit, give_up, say
 
-app = typer.Typer(help="Look at tasks, enqueue, cancel and run them.", no_args_is_help=True, epilog=EPILOG)
+app = typer.Typer(help="Look at tasks, enqueue, change, cancel and run them.", no_args_is_help=True, epilog=EPILOG)
 
 Status = Annotated[
     list[str] | None, typer.Option("--status", metavar="STATUS", help="scheduled, ready, running, dead …; repeatable.")
@@ -172,3 +173,7 @@ def run(context: typer.Context, type: TypeName, payload: Payload = None, tasks: 
 
     task_settings = with_tasks(settings_of(tasks=tasks))
     running.run_here(lookup.task_of(type, context.args, payload), task_settings, json=json)
+
+
+for _name, _command in changing.COMMANDS.items():
+    app.command(_name)(_command)

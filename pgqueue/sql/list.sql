@@ -11,7 +11,7 @@ WITH RECURSIVE found AS (
         SELECT
             id, queue, type, status::text, priority, payload::text, maturity_at, created_at, claimed_at AS started_at,
             NULL::timestamptz AS finished_at, attempt, crashes, runner_id, tags, headers::text, NULL AS result,
-            blocked_on AS reason
+            blocked_on AS reason, lineage::text
         FROM {schema}.task
         WHERE queue = found.queue
             AND (%(before)s::uuid IS NULL OR id < %(before)s)
@@ -26,7 +26,7 @@ WITH RECURSIVE found AS (
 ), dead AS (
     SELECT
         id, queue, type, 'dead' AS status, priority, payload::text, maturity_at, created_at, started_at, finished_at, attempt,
-        crashes, runner_id, tags, headers::text, NULL AS result, error AS reason
+        crashes, runner_id, tags, headers::text, NULL AS result, error AS reason, lineage::text
     FROM {schema}.dead_task
     WHERE (%(statuses)s::text[] IS NULL OR 'dead' = ANY(%(statuses)s::text[]))
         AND (%(queue)s::text IS NULL OR queue = %(queue)s)
@@ -39,7 +39,7 @@ WITH RECURSIVE found AS (
 ), ended AS (
     SELECT
         id, queue, type, status::text, priority, payload::text, maturity_at, created_at, started_at, finished_at, attempt,
-        crashes, runner_id, tags, headers::text, result::text, reason
+        crashes, runner_id, tags, headers::text, result::text, reason, lineage::text
     FROM {schema}.history
     WHERE (%(statuses)s::text[] IS NULL
             OR (%(statuses)s::text[] && '{succeeded,cancelled,ignored,deleted}'
