@@ -33,7 +33,18 @@ from pgqueue.errors import (
 )
 from pgqueue.hooks import on_runner_start, on_runner_stop
 from pgqueue.outcomes import Cancel, Ignore, RetryIn, Snooze
-from pgqueue.records import AttemptRecord, AuditPage, AuditRecord, LockPage, LockRecord, QueueRecord, RetriedAll, TaskPage, TaskRecord, TypeRecord
+from pgqueue.records import (
+    AttemptRecord,
+    AuditPage,
+    AuditRecord,
+    LockPage,
+    LockRecord,
+    QueueRecord,
+    RetriedAll,
+    TaskPage,
+    TaskRecord,
+    TypeRecord,
+)
 from pgqueue.registry import registry, set_default_queue, task
 from pgqueue.requests import Unique
 from pgqueue.retry import Retry
