@@ -33,6 +33,7 @@ from pgqueue.requests import Unique
 from pgqueue.retry import Retry
 from pgqueue.states import Status
 from pgqueue.task import Task
+from pgqueue.task_hooks import middleware, on_dead, on_error, on_failure, on_retry, on_start, on_success
 
 if TYPE_CHECKING:
     from pgqueue.client import AsyncQueue, AsyncTaskHandle, Queue, TaskHandle
@@ -58,7 +59,8 @@ __all__ = [
     "PgQueueError", "Queue", "QueueRecord", "ResultTimeout", "Retry", "RetryIn", "Runner", "RunnerStats", "Scheduler",
     "SchemaError", "Settings", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead", "TaskDeleted", "TaskFinished",
     "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique", "UnknownTask",
-    "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
+    "middleware", "on_dead", "on_error", "on_failure", "on_retry", "on_runner_start", "on_runner_stop", "on_start",
+    "on_success", "registry", "set_default_queue", "task",
 ]  # fmt: skip
 
 

@@ -41,6 +41,7 @@ from pgqueue.paces import Paces
 from pgqueue.prefetch import Prefetch
 from pgqueue.processes import Processes, Setup
 from pgqueue.quarantine import Quarantine
+from pgqueue.reactions import Reactions, hooks_by_type
 from pgqueue.readiness import check_schema, register_types
 from pgqueue.records import QueueRecord
 from pgqueue.registry import Registry
@@ -50,6 +51,7 @@ from pgqueue.settings import Settings
 from pgqueue.slots import Slots
 from pgqueue.statements import statements
 from pgqueue.strangers import Strangers
+from pgqueue.task_hooks import middleware_modules
 from pgqueue.threads import Threads
 from pgqueue.turns import Turns
 from pgqueue.upkeep import Supervision, Upkeep, Upkept
@@ -144,8 +146,13 @@ class Engine:
         self._prefetch = Prefetch(
             concurrency=assignment.concurrency, limit=2 * settings.claim_limit, width=self._least_batch_size()
         )
-        self._threads = Threads(assignment.concurrency)
-        self._processes = Processes(Setup(dsn, schema, assignment.id, settings.max_payload_bytes))
+        self.reactions = Reactions(
+            hooks_by_type(registry, assignment.types), concurrency=assignment.concurrency, timeout=settings.hook_timeout
+        )
+        depth = max((hooks.thread_depth for hooks in self.reactions.hooks.values()), default=1)
+        self._threads = Threads(assignment.concurrency * depth)
+        modules = middleware_modules()
+        self._processes = Processes(Setup(dsn, schema, assignment.id, settings.max_payload_bytes, modules))
         self.completer = Completer(
             self._sql, settle, runner_id=assignment.id, on_settled=self._on_settled, is_busy=lambda: self.slots.is_busy
         )
@@ -158,6 +165,7 @@ class Engine:
                 board=self.board,
                 undecodable_delay=settings.undecodable_delay,
                 result_bytes_max=settings.max_payload_bytes,
+                reactions=self.reactions,
             ),
             completer=self.completer,
             prefetch=self._prefetch,
@@ -171,6 +179,7 @@ class Engine:
                 board=self.board,
                 undecodable_delay=settings.undecodable_delay,
                 result_bytes_max=settings.max_payload_bytes,
+                reactions=self.reactions,
             ),
             order=self._agings.order,
             on_room=lambda: self._claiming.look(),
@@ -360,7 +369,9 @@ class Engine:
         taken = await take_over(self._upkeep_link, self._sql, self._supervision, runner_id=self._assignment.id)
         for claimed in taken:
             self._taken_claim = claimed.claim_id
-            self.completer.add(settle_outstayed(claimed, self._registry, self._services, self._settings.undecodable_delay))
+            self.completer.add(
+                await settle_outstayed(claimed, self._registry, self._services, self._settings.undecodable_delay, self.reactions)
+            )
 
     def start(self) -> None:
         """Begin to beat, to claim and to settle."""
@@ -410,10 +421,7 @@ class Engine:
             await asyncio.wait([self._completing], timeout=FLUSH_SECONDS_MAX)
             self._completing.cancel()
             await asyncio.gather(self._completing, return_exceptions=True)
-        try:
-            await call_stop_hooks(self._services.resources)
-        except Exception:
-            logger.exception("a stop hook failed")
+        await call_stop_hooks(self._services.resources)
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
@@ -424,6 +432,7 @@ class Engine:
     async def close(self) -> None:
         """Let go of threads, processes and connections."""
         self._threads.close()
+        self.reactions.close()
         self._processes.close()
         for link in self._links:
             await link.drop()

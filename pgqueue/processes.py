@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
+import logging
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import sys
@@ -26,8 +29,12 @@ from pgqueue import payload
 from pgqueue.context import Claimed, Context
 from pgqueue.definition import TaskType
 from pgqueue.errors import PgQueueError
+from pgqueue.layers import Layers
 from pgqueue.outcomes import SETTLED, Outcome
+from pgqueue.task import Task
+from pgqueue.task_hooks import hooks_of
 
+logger = logging.getLogger("pgqueue.processes")
 JOIN_SECONDS = 5.0
 START_SECONDS_MAX = 60.0
 READY, TAKEN = "ready", "taken"
@@ -38,6 +45,10 @@ class ProcessDied(PgQueueError):
     """The process that ran a task ended in the middle of it."""
 
 
+class ErrorInProcess(PgQueueError):
+    """Stands for what a task raised in a process, where that cannot be sent to another: its type and message."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What a worker process needs to know, all of it plain values."""
@@ -46,6 +57,8 @@ class Setup:
     schema: str
     runner_id: uuid.UUID
     result_bytes_max: int
+    modules: tuple[str, ...] = ()
+    """To import before the first attempt: where the middleware of all types was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,17 @@ class _Job:
     module: str
     type: str
     row: tuple[Any, ...]
+    reports: bool = False
+    """Whether hooks want to know more than the outcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """An outcome, with what hooks are called with: the pickled exception; the result (JSON) that a transaction completed with."""
+
+    outcome: Outcome
+    error: bytes | None
+    completion: str | None
 
 
 class Processes:
@@ -63,20 +87,29 @@ class Processes:
         self._idle: list[_Worker] = []
         self._closed = False
 
-    async def run(self, task_type: TaskType[Any], context: Context, limited: AbstractAsyncContextManager[None]) -> Outcome:
+    async def run(
+        self,
+        task_type: TaskType[Any],
+        context: Context,
+        limited: AbstractAsyncContextManager[None],
+        *,
+        reports: bool = False,
+    ) -> Outcome:
         """Run one attempt over there, `limited` from when a process has taken it: to start one may take longer than the task.
 
-        Cancelling the wait kills the process. Raises ProcessDied when it ends by itself.
+        `reports`: for hooks, leave in the context what the attempt raised, or completed its transaction with. Cancelling the
+        wait kills the process. Raises ProcessDied when it ends by itself.
         """
-        job = _Job(task_type.cls.__module__, task_type.name, _row(context._claimed))
+        job = _Job(task_type.cls.__module__, task_type.name, _row(context._claimed), reports)
         async with asyncio.timeout(START_SECONDS_MAX):
             worker = await self._take(job)
         try:
             async with limited:
-                outcome = await worker.outcome(job)
+                answer = await worker.outcome(job)
         except BaseException:
             worker.kill()
             raise
+        outcome = answer if isinstance(answer, Outcome) else _unpacked(answer, task_type, context)
         context.settled = outcome == SETTLED
         if self._closed:
             worker.kill()
@@ -131,10 +164,10 @@ class _Worker:
             raise self._died(job) from error
         await self._answer(job)
 
-    async def outcome(self, job: _Job) -> Outcome:
+    async def outcome(self, job: _Job) -> Outcome | _Report:
         """What came of the job it has taken."""
         answer = await self._answer(job)
-        if isinstance(answer, Outcome):
+        if isinstance(answer, Outcome | _Report):
             return answer
         raise PgQueueError(f"the process of {job.type} could not run it: {answer}")
 
@@ -174,6 +207,20 @@ def _exit(code: int | None) -> str:
         return f"exit code {code}"
     name = next((known.name for known in signal.Signals if known.value == -code), str(-code))
     return f"signal {name}"
+
+
+def _unpacked(report: _Report, task_type: TaskType[Any], context: Context) -> Outcome:
+    """The outcome; what else was told goes into the context."""
+    failure = report.outcome.failure
+    if report.error is not None:
+        try:
+            context.error = pickle.loads(report.error)  # noqa: S301  # from a process of our own
+        except Exception as mistake:  # user code: its class may be unknown here, or refuse to be made
+            logger.debug("the error of %s cannot be read here: %r", context.task_id, mistake)
+    if context.error is None and failure is not None:
+        context.error = ErrorInProcess(f"{failure.error_type}: {failure.error}")
+    context._result = payload.decode_result(task_type, report.completion)
+    return report.outcome
 
 
 def _row(claimed: Claimed) -> tuple[Any, ...]:
@@ -226,7 +273,7 @@ def _serve(pipe: Pipe, setup: Setup) -> None:
             return
         pipe.send(TAKEN)
         try:
-            answer: Outcome | str = _attempt(job, services, setup)
+            answer: Outcome | _Report | str = _attempt(job, services, setup)
         except BaseException as error:
             answer = f"{type(error).__name__}: {error}"
         pipe.send(answer)
@@ -240,13 +287,13 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _attempt(job: _Job, services: _ChildServices, setup: Setup) -> Outcome:
+def _attempt(job: _Job, services: _ChildServices, setup: Setup) -> Outcome | _Report:
     from pgqueue.executor import conclude, succeed
     from pgqueue.registry import registry, running_context
     from pgqueue.task import attach
 
-    if registry.find(job.type) is None:
-        importlib.import_module("__mp_main__" if job.module == "__main__" and "__mp_main__" in sys.modules else job.module)
+    for module in (*setup.modules, *([job.module] if registry.find(job.type) is None else [])):
+        _import(module)
     task_type = registry.get(job.type)
     claimed = Claimed(*job.row)
     context = Context(claimed, services)
@@ -255,9 +302,36 @@ def _attempt(job: _Job, services: _ChildServices, setup: Setup) -> Outcome:
     running_context.set(context)
     dice = random.Random()
     try:
-        result = task.run()
-        if asyncio.iscoroutine(result):
-            result = asyncio.run(result)
+        result = _run(task_type, task)
     except BaseException as error:
-        return conclude(task_type, task, context, error, random=dice)
-    return succeed(task_type, task, context, result, limit=setup.result_bytes_max, random=dice)
+        outcome = conclude(task_type, task, context, error, random=dice)
+    else:
+        outcome = succeed(task_type, task, context, result, limit=setup.result_bytes_max, random=dice)
+    return _report(task_type, context, outcome, setup.result_bytes_max) if job.reports else outcome
+
+
+def _import(module: str) -> None:
+    """The module; that of the program itself has another name in here."""
+    importlib.import_module("__mp_main__" if module == "__main__" and "__mp_main__" in sys.modules else module)
+
+
+def _run(task_type: TaskType[Any], task: Task[Any]) -> Any:
+    middleware = hooks_of(task_type.hooks).middleware
+    if not middleware:
+        result = task.run()
+        return asyncio.run(result) if asyncio.iscoroutine(result) else result
+    is_async = inspect.iscoroutinefunction(task.run)
+    layers = Layers(middleware, task, task.run, is_async=is_async, in_thread=asyncio.to_thread)
+    return asyncio.run(layers.run()) if layers.needs_loop else layers.run_sync()
+
+
+def _report(task_type: TaskType[Any], context: Context, outcome: Outcome, result_bytes_max: int) -> _Report:
+    error = completion = None
+    if outcome.failure is not None:
+        try:
+            error = pickle.dumps(context.error)
+        except Exception as mistake:  # user code: what an exception holds need not be fit to be sent
+            logger.debug("the error of %s cannot be sent: %r", context.task_id, mistake)
+    if outcome == SETTLED and context.completion is not None:
+        completion = payload.encode_result(task_type, context.completion, limit=result_bytes_max)
+    return _Report(outcome, error, completion)

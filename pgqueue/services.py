@@ -36,6 +36,7 @@ class RunnerServices:
         # A connection for every slot: each may have a transaction open, for as long as its task takes.
         size = min(concurrency, CONNECTIONS_MAX) + CONNECTIONS_SPARE
         self.runner_id = runner_id
+        self._loop = asyncio.get_running_loop()
         self.resources: dict[str, Any] = {}
         self._registry = registry
         self._on_owning = on_owning
@@ -59,7 +60,8 @@ class RunnerServices:
         return claimed.holding is None or await claimed.holding.lease(claimed)
 
     def queue_of(self, context: Context) -> AsyncQueue | Queue:
-        queue: AsyncQueue | Queue = self._async_queue if self._is_async(context) else self._queue
+        # By where it is asked: an async hook of a sync task needs the async client, and the other way round.
+        queue: AsyncQueue | Queue = self._async_queue if asyncio._get_running_loop() is self._loop else self._queue
         return queue if context.connection is None else queue.bound(context.connection)
 
     async def close(self) -> None:

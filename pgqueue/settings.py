@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     """How long a program waits at its start for a server that is not there."""
     undecodable_delay: Duration = timedelta(minutes=1)
     """A payload that does not validate waits this long for a runner that knows it; the second time it is dead."""
+    hook_timeout: Duration = timedelta(seconds=5)
+    """A hook of a task that has not ended after this long is left behind."""
     unknown_type_delay: Duration = timedelta(minutes=1)
     """A ready task of a type that no live runner knows is blocked after this long."""
 
@@ -135,7 +137,7 @@ class Settings(BaseSettings):
             raise ValueError("a schema's name holds no control characters and does not begin with pg_, which PostgreSQL keeps")
         return name
 
-    @field_validator("lease", "heartbeat", "poll_interval", "statement_deadline", "idempotency_retention")
+    @field_validator("lease", "heartbeat", "poll_interval", "statement_deadline", "idempotency_retention", "hook_timeout")
     @classmethod
     def _check_positive(cls, duration: timedelta) -> timedelta:
         if not timedelta(0) < duration <= DURATION_MAX:
