@@ -38,6 +38,7 @@ from pgqueue.outcomes import (
     RetryIn,
     Snooze,
     Verdict,
+    clean,
 )
 from pgqueue.processes import Processes
 from pgqueue.reactions import Reactions, Told
@@ -236,10 +237,8 @@ class Executor:
 
         outcome = await self._concluded(attempt, task_type, task, noted())
         self._board.set_deadline(attempt.position, 0.0)
-        if outcome.verdict is Verdict.SETTLED:
+        if outcome.verdict is Verdict.SETTLED or task_type.execution == "process":
             returned = context.completion
-        elif task_type.execution == "process" and outcome.result is not None:
-            returned = payload.decode_result(task_type, outcome.result)
         await self._reactions.end(Told(task, outcome, returned))
         return outcome
 
@@ -460,9 +459,3 @@ def _user_trace(error: BaseException) -> traceback.TracebackException:
             del part.stack[0]
         waiting += [part.__cause__, part.__context__, *(part.exceptions or ())]
     return trace
-
-
-def clean(text: str) -> str:
-    """Text that PostgreSQL can store: no NUL, no half surrogates."""
-    text = str(text).replace("\0", "\\x00")
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

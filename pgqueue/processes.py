@@ -97,8 +97,8 @@ class Processes:
     ) -> Outcome:
         """Run one attempt over there, `limited` from when a process has taken it: to start one may take longer than the task.
 
-        `reports`: for hooks, leave in the context what the attempt raised, or completed its transaction with. Cancelling the
-        wait kills the process. Raises ProcessDied when it ends by itself.
+        `reports`: for hooks, leave in the context what the attempt raised, or its result. Cancelling the wait kills the process.
+        Raises ProcessDied when it ends by itself.
         """
         job = _Job(task_type.cls.__module__, task_type.name, _row(context._claimed), reports)
         async with asyncio.timeout(START_SECONDS_MAX):
@@ -219,7 +219,12 @@ def _unpacked(report: _Report, task_type: TaskType[Any], context: Context) -> Ou
             logger.debug("the error of %s cannot be read here: %r", context.task_id, mistake)
     if context.error is None and failure is not None:
         context.error = ErrorInProcess(f"{failure.error_type}: {failure.error}")
-    context._result = payload.decode_result(task_type, report.completion)
+    text = report.completion if report.outcome == SETTLED else report.outcome.result
+    if text is not None:
+        try:
+            context._result = payload.decode_result(task_type, text)
+        except Exception as mistake:  # user code: validators
+            logger.warning("the result of %s cannot be read here, and its hooks get None: %r", context.task_id, mistake)
     return report.outcome
 
 
