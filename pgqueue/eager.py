@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 import uuid
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pgqueue import payload
 from pgqueue.context import Claimed, Context
 from pgqueue.errors import ConfigurationError, PayloadError, PgQueueError
+from pgqueue.journal import TaskLog
 from pgqueue.layers import Layers
 from pgqueue.preparation import new_id
 from pgqueue.registry import running_context, type_of
@@ -22,6 +24,9 @@ from pgqueue.task_hooks import hooks_of
 
 if TYPE_CHECKING:
     from pgqueue.client import AsyncQueue, Queue
+
+
+logger = logging.getLogger("pgqueue.task")
 
 
 class _EagerServices:
@@ -51,6 +56,15 @@ class _EagerServices:
             own = self._own
             self._other = kind(own.dsn, schema=own.schema, settings=own.settings, registry=own.registry)
         return self._other
+
+    def open_log(self, claimed: Claimed) -> TaskLog:
+        """Without a row to keep lines with, they go where the program logs."""
+
+        def write(level: int, message: str, progress: float | None) -> None:
+            done = "" if progress is None else f"{progress:.0%} "
+            logger.log(level, "%s: %s%s", claimed.type, done, message)
+
+        return TaskLog(write)
 
     async def aclose(self) -> None:
         """Close the second client, from a loop; under async middleware it may be the blocking one."""

@@ -32,6 +32,7 @@ from pgqueue.executor import Executor
 from pgqueue.heart import Heart, HeartThread, Identity, Pulse
 from pgqueue.hooks import call_start_hooks, call_stop_hooks
 from pgqueue.inheritance import settle_outstayed, take_over
+from pgqueue.journal import Journal
 from pgqueue.lane import Lane
 from pgqueue.link import Link
 from pgqueue.listener import Listener
@@ -43,6 +44,7 @@ from pgqueue.processes import Processes, Setup
 from pgqueue.quarantine import Quarantine
 from pgqueue.reactions import Reactions, hooks_by_type
 from pgqueue.readiness import check_schema, register_types
+from pgqueue.recorder import Recorder
 from pgqueue.records import QueueRecord
 from pgqueue.registry import Registry
 from pgqueue.scan import HeadScan
@@ -65,6 +67,8 @@ ONE_LANE_PEERS_MAX = 16
 """Up to so many runner processes: a row that another lane has locked costs every scan something."""
 FLUSH_SECONDS_MAX = 10.0
 """At the end, the settling of what was interrupted may take this long."""
+LAST_LINES_SECONDS_MAX = 3.0
+"""And this long the last lines that tasks logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,7 @@ class Engine:
         self._links = (*lanes, scan, settle, promotion, sweeps, upkeep, notices)
         self.board = Board.private(assignment.concurrency) if supervision is None else supervision.board
         self._claim_link = lanes[0]
+        self._journal = Journal(lines_per_attempt=settings.task_log_lines, characters=settings.task_log_characters)
         self._services = RunnerServices(
             dsn,
             assignment.id,
@@ -137,6 +142,7 @@ class Engine:
             settings=settings,
             schema=schema,
             registry=registry,
+            journal=self._journal,
             on_owning=lambda name: self._paces.lease_always(name),
         )
         self._watermarks = QueueWatermarks()
@@ -152,7 +158,16 @@ class Engine:
         depth = max((hooks.thread_depth for hooks in self.reactions.hooks.values()), default=1)
         self._threads = Threads(assignment.concurrency * depth)
         modules = middleware_modules()
-        self._processes = Processes(Setup(dsn, schema, assignment.id, settings.max_payload_bytes, modules))
+        setup = Setup(
+            dsn,
+            schema,
+            assignment.id,
+            settings.max_payload_bytes,
+            modules,
+            log_lines=settings.task_log_lines,
+            log_characters=settings.task_log_characters,
+        )
+        self._processes = Processes(setup, on_lines=self._journal.put)
         self.completer = Completer(
             self._sql, settle, runner_id=assignment.id, on_settled=self._on_settled, is_busy=lambda: self.slots.is_busy
         )
@@ -221,6 +236,7 @@ class Engine:
             upkeep,
             self._upkept(),
             self.board,
+            Recorder(self._sql, self._journal, is_running=self.slots.__contains__),
             runner_id=assignment.id,
             heartbeat=settings.heartbeat,
             deadline=settings.statement_deadline,
@@ -423,6 +439,8 @@ class Engine:
             await asyncio.gather(self._completing, return_exceptions=True)
         await call_stop_hooks(self._services.resources)
         if self._keeping is not None:
+            if self._upkeep.stop():
+                await asyncio.wait([self._keeping], timeout=LAST_LINES_SECONDS_MAX)
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
         if self._heart is not None:

@@ -46,7 +46,7 @@ async def take_over(link: Link, sql: Statements, supervision: Supervision, *, ru
 async def settle_outstayed(
     claimed: Claimed, registry: Registry, services: Services, undecodable_delay: timedelta, reactions: Reactions
 ) -> Settlement:
-    """The attempt as failed with TimeoutError; its retry policy, or its `next_try`, decides what follows, and its hooks are told."""
+    """The attempt as failed with TimeoutError; its retry policy, or its `next_try`, decides what follows. Its hooks are told."""
     # A task of its own has a context of its own.
     return await asyncio.create_task(_settle(claimed, registry, services, undecodable_delay, reactions))
 

@@ -82,6 +82,8 @@ class Journal:
         self._lines: deque[Line] = deque()
         self._entries: dict[Claimed, _Entry] = {}
         self._taken_at = 0.0
+        self._hurries = False
+        """An attempt that no entry knows of has ended."""
 
     def open(self, claimed: Claimed) -> TaskLog:
         """The log of an attempt; the same for every thread that asks."""
@@ -91,10 +93,12 @@ class Journal:
                 entry = self._entries[claimed] = _Entry(claimed)
             return TaskLog(lambda level, message, progress: self._note(entry, level, message, progress))
 
-    def put(self, lines: list[Line]) -> None:
-        """Lines that were bounded elsewhere: in the process of a task. What does not fit is dropped."""
+    def put(self, lines: list[Line], are_last: bool) -> None:
+        """Lines that were bounded elsewhere, in the process of a task, which has ended if they `are_last`. What does not fit is
+        dropped."""
         with self._lock:
             self._lines.extend(lines[: max(0, self._limit - len(self._lines))])
+            self._hurries = self._hurries or are_last
 
     def put_back(self, lines: list[Line]) -> None:
         """Lines that could not be written: they are the next to be taken."""
@@ -104,14 +108,15 @@ class Journal:
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits to be written."""
-        return not self._lines and not any(entry.waits for entry in list(self._entries.values()))
+        with self._lock:
+            return not self._lines and not any(entry.waits for entry in self._entries.values())
 
     def is_due(self, now: float, is_running: Callable[[Claimed], bool]) -> bool:
         """Whether it is time to write: after a second, when an attempt has ended, or when a batch is full."""
         if not self._lines and not self._entries:
             return False
         with self._lock:
-            if len(self._lines) >= BATCH_MAX or any(not is_running(claimed) for claimed in self._entries):
+            if self._hurries or len(self._lines) >= BATCH_MAX or any(not is_running(claimed) for claimed in self._entries):
                 return True
             has_more = bool(self._lines) or any(entry.is_due(now) for entry in self._entries.values())
             return has_more and now - self._taken_at >= FLUSH_SECONDS
@@ -119,7 +124,7 @@ class Journal:
     def take(self, now: float, is_running: Callable[[Claimed], bool]) -> list[Line]:
         """The next lines to write, up to a batch; of attempts that have ended, also what they are summed up with."""
         with self._lock:
-            self._taken_at = now
+            self._taken_at, self._hurries = now, False
             for claimed, entry in list(self._entries.items()):
                 has_ended = not is_running(claimed)
                 self._lines.extend(entry.take(now, has_ended=has_ended))
@@ -195,7 +200,7 @@ def _merged(message: object, arguments: tuple[object, ...]) -> str:
         values: Any = arguments
         if len(arguments) == 1 and isinstance(arguments[0], dict) and arguments[0]:
             values = arguments[0]
-        return text % values
+        return str(text % values)
     except Exception as mistake:  # user code: __str__ and __format__ may raise anything
         return f"(a line that cannot be formatted: {type(mistake).__name__}) {_shown(message)}"
 

@@ -17,8 +17,9 @@ import random
 import signal
 import sys
 import threading
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
@@ -29,6 +30,7 @@ from pgqueue import payload
 from pgqueue.context import Claimed, Context
 from pgqueue.definition import TaskType
 from pgqueue.errors import PgQueueError
+from pgqueue.journal import Journal, Line, TaskLog
 from pgqueue.layers import Layers
 from pgqueue.outcomes import SETTLED, Outcome
 from pgqueue.task import Task
@@ -37,6 +39,7 @@ from pgqueue.task_hooks import hooks_of
 logger = logging.getLogger("pgqueue.processes")
 JOIN_SECONDS = 5.0
 START_SECONDS_MAX = 60.0
+LINES_PAUSE_SECONDS = 0.2
 READY, TAKEN = "ready", "taken"
 """What a worker process says before its answer: that it has started, and that it has taken a job."""
 
@@ -59,6 +62,9 @@ class Setup:
     result_bytes_max: int
     modules: tuple[str, ...] = ()
     """To import before the first attempt: where the middleware of all types was written."""
+    log_lines: int = 1_000
+    log_characters: int = 4_000
+    """How much an attempt may log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +85,20 @@ class _Report:
     completion: str | None
 
 
-class Processes:
-    """Worker processes, as many as there are attempts that need one at a time."""
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """What a task has logged. `are_last`: its attempt has ended."""
 
-    def __init__(self, setup: Setup) -> None:
+    lines: list[Line]
+    are_last: bool
+
+
+class Processes:
+    """Worker processes, as many as there are attempts that need one at a time. `on_lines` gets what their tasks log."""
+
+    def __init__(self, setup: Setup, *, on_lines: Callable[[list[Line], bool], None]) -> None:
         self._setup = setup
+        self._on_lines = on_lines
         self._idle: list[_Worker] = []
         self._closed = False
 
@@ -122,7 +137,7 @@ class Processes:
         must not cost the task an attempt. A new one that ends before it takes anything cannot run this task at all."""
         while True:
             is_new = not self._idle
-            worker = _Worker(self._setup) if is_new else self._idle.pop()
+            worker = _Worker(self._setup, self._on_lines) if is_new else self._idle.pop()
             try:
                 await worker.take(job)
                 return worker
@@ -144,7 +159,8 @@ class Processes:
 class _Worker:
     """One worker process and the pipe to it."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, on_lines: Callable[[list[Line], bool], None]) -> None:
+        self._on_lines = on_lines
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
         self._process: BaseProcess = spawn.Process(target=_serve, args=(theirs, setup), name="pgqueue-task", daemon=True)
@@ -172,11 +188,15 @@ class _Worker:
         raise PgQueueError(f"the process of {job.type} could not run it: {answer}")
 
     async def _answer(self, job: _Job) -> Any:
-        await self._readable()
-        try:
-            return self._pipe.recv()
-        except (EOFError, OSError) as error:
-            raise self._died(job) from error
+        while True:
+            await self._readable()
+            try:
+                message = self._pipe.recv()
+            except (EOFError, OSError) as error:
+                raise self._died(job) from error
+            if not isinstance(message, _Lines):
+                return message
+            self._on_lines(message.lines, message.are_last)
 
     def _died(self, job: _Job) -> ProcessDied:
         self._process.join(JOIN_SECONDS)
@@ -243,10 +263,43 @@ class _ChildServices:
 
     resources: Mapping[str, Any] = {}
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, pipe: Pipe) -> None:
         self._setup = setup
         self._queue: Any = None
+        self._pipe = pipe
+        self._sending = threading.Lock()
+        self._journal = Journal(lines_per_attempt=setup.log_lines, characters=setup.log_characters)
+        self._reports_lines = False
+        self._running: Claimed | None = None
         self.runner_id = setup.runner_id
+
+    def open_log(self, claimed: Claimed) -> TaskLog:
+        self._running = claimed
+        with self._sending:
+            if not self._reports_lines:
+                self._reports_lines = True
+                threading.Thread(target=self._report_lines, name="pgqueue-log", daemon=True).start()
+        return self._journal.open(claimed)
+
+    def answer(self, message: Any) -> None:
+        """Send what came of an attempt, after what it has logged."""
+        self._running = None
+        with self._sending:
+            if self._reports_lines:
+                self._send_lines(are_last=True)
+            self._pipe.send(message)
+
+    def _report_lines(self) -> None:
+        """While a task runs: what it logs is on its way soon, should the process be killed."""
+        while True:
+            time.sleep(LINES_PAUSE_SECONDS)
+            with self._sending:
+                if not self._journal.is_empty:
+                    self._send_lines(are_last=False)
+
+    def _send_lines(self, *, are_last: bool) -> None:
+        while lines := self._journal.take(time.monotonic(), lambda claimed: claimed is self._running):
+            self._pipe.send(_Lines(lines, are_last))
 
     def transaction(self, context: Context, connection: Any) -> Any:
         from pgqueue.transactions import Transaction
@@ -269,7 +322,7 @@ def _serve(pipe: Pipe, setup: Setup) -> None:
     """A worker process: attempts until the runner closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the runner decides what stops
     threading.Thread(target=_end_with_parent, name="pgqueue-parent", daemon=True).start()
-    services = _ChildServices(setup)
+    services = _ChildServices(setup, pipe)
     pipe.send(READY)
     while True:
         try:
@@ -281,7 +334,7 @@ def _serve(pipe: Pipe, setup: Setup) -> None:
             answer: Outcome | _Report | str = _attempt(job, services, setup)
         except BaseException as error:
             answer = f"{type(error).__name__}: {error}"
-        pipe.send(answer)
+        services.answer(answer)
 
 
 def _end_with_parent() -> None:

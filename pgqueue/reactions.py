@@ -1,8 +1,8 @@
 """Calling hooks: what a program wants to be told of an attempt. Stands beside executor.py, between the slots and user code.
 
-A hook runs in the slot of its attempt, after the outcome is known and before it is written down: a process that dies in between
-runs the task again, and the hook with it. What a hook raises is logged and counted, and one that outlasts its time is left behind;
-neither changes the outcome.
+A hook runs in the slot of its attempt, after the outcome is known and before it is written down: where a process dies in between,
+the task runs again, and the hook with it. What a hook raises is logged and counted, and one that outlasts its time is left
+behind; neither changes the outcome.
 """
 
 from __future__ import annotations

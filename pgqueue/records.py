@@ -16,7 +16,8 @@ from pgqueue.states import Status
 class TaskRecord:
     """A stored task, wherever it lives. Instants are aware, by the database's clock; `payload` and `result` are JSON values.
 
-    started_at is the instant of the last claim. reason says why it is dead, cancelled, ignored or deleted.
+    started_at is the instant of the last claim. reason says why it is dead, cancelled, ignored or deleted. progress is what its
+    latest attempt last reported, from 0 to 1; lists leave it out, since it costs a look for each task.
     """
 
     id: uuid.UUID
@@ -36,6 +37,7 @@ class TaskRecord:
     headers: dict[str, str]
     result: Any
     reason: str | None
+    progress: float | None = None
 
     @classmethod
     def from_row(cls, row: tuple[Any, ...]) -> TaskRecord:
@@ -64,6 +66,22 @@ class AttemptRecord:
     error_type: str
     error: str
     traceback: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """A line that a task logged, or a report of its progress. Ids grow in the order of writing; a level is "debug", "info",
+    "warning" or "error"."""
+
+    id: int
+    attempt: int
+    logged_at: datetime
+    level: str
+    message: str
+    progress: float | None
 
     def as_json(self) -> dict[str, Any]:
         return {name: _plain(value) for name, value in asdict(self).items()}

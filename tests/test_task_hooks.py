@@ -159,7 +159,9 @@ async def test_a_hook_that_raises_hangs_or_will_not_end_changes_no_outcome_and_i
 
     hooks = [exits, cancels_itself, clings, lambda task, result: release.wait(20), completes]
 
-    @task(on_start=lambda task: 1 / 0, on_success=[*hooks, lambda task, result: called.append(result)], timeout=timedelta(seconds=9))
+    @task(
+        on_start=lambda task: 1 / 0, on_success=[*hooks, lambda task, result: called.append(result)], timeout=timedelta(seconds=9)
+    )
     class Watched(Task[int]):
         def run(self) -> int:
             return 7
