@@ -57,3 +57,13 @@ class CompletesInProcess(Task[Any]):
 def twice(task: Task[Any], call_next: Callable[[], Any]) -> Any:
     result = call_next()
     return result * 2 if isinstance(result, int) else result
+
+
+@task(executor="process")
+class LogsInProcess(Task):
+    lines: int
+
+    def run(self) -> None:
+        for number in range(self.lines):
+            self.context.log.info("line %s", number)
+        self.context.progress(0.5, "half")
