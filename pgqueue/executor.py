@@ -146,6 +146,8 @@ class Executor:
         self._registry = registry
         self._reactions = reactions
         self._hooks: Mapping[str, TaskHooks] = {} if reactions is None else reactions.hooks
+        self._wrapped = {name for name, hooks in self._hooks.items() if hooks.wraps}
+        """Types that are never over at once: what only failures call for costs a success nothing."""
         self._threads = threads
         self._processes = processes
         self._board = board
@@ -183,7 +185,7 @@ class Executor:
         attach(task, context)
         running_context.set(context)
         try:
-            if claimed.type in self._hooks:  # a look into an empty dict, for programs without hooks
+            if claimed.type in self._wrapped:  # a look into an empty set, for programs without hooks
                 attempt.rest = self._hooked(attempt, task_type, task, limit)
                 return
             if limit is not None or task_type.execution != "async":
@@ -203,44 +205,49 @@ class Executor:
             attempt.outcome = conclude(task_type, task, context, error, random=self._random)
         else:
             attempt.rest = self._concluded(attempt, task_type, task, _Resumed(coroutine, waited_for))
+            return
+        if attempt.outcome.failure is not None and claimed.type in self._hooks:
+            attempt.rest = self._told(attempt, task_type, task, attempt.outcome, None)
 
     async def _concluded(self, attempt: Attempt, task_type: TaskType[Any], task: Task[Any], run: Awaitable[Any]) -> Outcome:
         """Wait for `run` and say what it came to. Never raises."""
         context = attempt.context
+        result: Any = None
         try:
             result = await run
         except BaseException as error:
-            return conclude(task_type, task, context, attempt.explain(error), random=self._random)
-        if isinstance(result, Outcome) and task_type.execution == "process":
-            return result
-        return succeed(task_type, task, context, result, limit=self._result_bytes_max, random=self._random)
+            outcome = conclude(task_type, task, context, attempt.explain(error), random=self._random)
+        else:
+            if isinstance(result, Outcome) and task_type.execution == "process":
+                outcome, result = result, context.completion
+            else:
+                outcome = succeed(task_type, task, context, result, limit=self._result_bytes_max, random=self._random)
+        if task_type.name in self._hooks:
+            return await self._told(attempt, task_type, task, outcome, result)
+        return outcome
+
+    async def _told(self, attempt: Attempt, task_type: TaskType[Any], task: Task[Any], outcome: Outcome, result: Any) -> Outcome:
+        """Tell the hooks what it came to. Never raises."""
+        assert self._reactions is not None
+        self._board.set_deadline(attempt.position, 0.0)  # they have a limit of their own
+        if outcome.verdict is Verdict.SETTLED:
+            result = attempt.context.completion
+        await self._reactions.end(Told(task, outcome, result))
+        return outcome
 
     async def _hooked(self, attempt: Attempt, task_type: TaskType[Any], task: Task[Any], limit: float | None) -> Outcome:
         """An attempt whose type has hooks or middleware: they run in its slot, around it. Never raises."""
         assert self._reactions is not None
-        hooks, context = self._hooks[task_type.name], attempt.context
-        # The timeout bounds `run`. No deadline stands on the board while hooks run, which have a limit of their own.
-        if hooks.on_start:
+        if self._hooks[task_type.name].on_start:
+            # The timeout bounds `run`; no deadline stands on the board while hooks run.
             self._board.set_deadline(attempt.position, 0.0)
             try:
                 await self._reactions.start(task)
             except asyncio.CancelledError as error:
-                return conclude(task_type, task, context, attempt.explain(error), random=self._random)
+                return conclude(task_type, task, attempt.context, attempt.explain(error), random=self._random)
             if limit is not None and task_type.execution != "process":
                 self._board.set_deadline(attempt.position, time.monotonic() + limit)
-        returned: Any = None
-
-        async def noted() -> Any:
-            nonlocal returned
-            returned = await self._run(task_type, task, context, limit, hooks)
-            return returned
-
-        outcome = await self._concluded(attempt, task_type, task, noted())
-        self._board.set_deadline(attempt.position, 0.0)
-        if outcome.verdict is Verdict.SETTLED or task_type.execution == "process":
-            returned = context.completion
-        await self._reactions.end(Told(task, outcome, returned))
-        return outcome
+        return await self._concluded(attempt, task_type, task, self._run(task_type, task, attempt.context, limit))
 
     async def _refused(self, attempt: Attempt, outcome: Outcome) -> Outcome:
         """Tell the error handlers of a payload that does not validate."""
@@ -255,9 +262,8 @@ class Executor:
         failure = describe(error)
         return attempt.stopped_for or Outcome(Verdict.DEAD, reason=f"{failure.error_type}: {failure.error}", failure=failure)
 
-    async def _run(
-        self, task_type: TaskType[Any], task: Task[Any], context: Context, limit: float | None, hooks: TaskHooks = NO_HOOKS
-    ) -> Any:
+    async def _run(self, task_type: TaskType[Any], task: Task[Any], context: Context, limit: float | None) -> Any:
+        hooks = self._hooks.get(task_type.name, NO_HOOKS)
         if task_type.execution == "process":
             # The whole attempt happens over there, the retry decision too; it is killed when it must stop.
             return await self._processes.run(task_type, context, time_limited(limit), reports=bool(hooks))

@@ -135,9 +135,9 @@ class Journal:
         return taken
 
     def _note(self, entry: _Entry, level: int, message: str, progress: float | None) -> None:
-        text = clean(message)
-        if len(text) > self._characters:
-            text = f"{text[: self._characters]}… ({len(text):,} characters)"
+        text = clean(message[: self._characters])
+        if len(message) > self._characters:
+            text = f"{text}… ({len(message):,} characters)"
         claimed = entry.claimed
         line = Line(claimed.queue, claimed.id, claimed.attempt, time.monotonic(), level, text, progress)
         with self._lock:

@@ -67,6 +67,11 @@ class TaskHooks:
         return any(getattr(self, kind) for kind in TAKES)
 
     @property
+    def wraps(self) -> bool:
+        """Whether an attempt that succeeds calls any of these."""
+        return bool(self.on_start or self.on_success or self.middleware)
+
+    @property
     def thread_depth(self) -> int:
         """How many threads one attempt may hold at a time, at most: each sync layer may wait in its own for the next."""
         return 1 + sum(not layer.is_async for layer in self.middleware)

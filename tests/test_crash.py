@@ -369,7 +369,9 @@ async def test_an_error_of_the_server_that_persists_is_waited_out_and_does_not_s
         await eventually(lambda: len(tries) >= 7)
         assert tries[-1] - tries[0] > 0.5
         # Not by dropping the trigger: that wants a lock on the table, in another order than a settle takes its own.
-        connection.execute("CREATE OR REPLACE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$")
+        connection.execute(
+            "CREATE OR REPLACE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$"
+        )
         await eventually(lambda: handle.status() is Status.SUCCEEDED)
 
 

@@ -7,6 +7,7 @@ import functools
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Self
 
 import psycopg
@@ -20,6 +21,7 @@ from pgqueue.registry import registry
 from pgqueue.settings import Settings
 from tests.conftest import eventually
 from tests.programs import hooked
+from tests.programs.process import runner_process
 
 Drain = Callable[..., Awaitable[Runner]]
 KINDS = ("on_start", "on_success", "on_failure", "on_retry", "on_dead")
@@ -302,6 +304,49 @@ async def test_hooks_of_a_task_in_a_process_run_in_the_runner_with_its_error_and
     assert told == [*outcomes.values(), ("on_success", {"rows": 3})], [one.reason for one in queue.list()]
 
 
+@pytest.mark.slow
+async def test_a_hook_is_called_again_where_its_process_died_and_by_the_next_process_where_it_was_killed(
+    queue: Queue, migrated_database: str, tmp_path: Path
+) -> None:
+    for cls in (hooked.DiesInHook, hooked.OutstaysTimeout):
+        assert cls.__task_type__ is not None
+        registry.add(cls.__task_type__)
+    marks = [tmp_path / "dies", tmp_path / "outstays"]
+    with runner_process(migrated_database, tmp_path / "log", "--kill-grace", "200ms", tasks="tests.programs.hooked"):
+        dies = queue.enqueue(hooked.DiesInHook(mark=str(marks[0])))
+        await eventually(lambda: dies.status() is Status.SUCCEEDED)
+        outstays = queue.enqueue(hooked.OutstaysTimeout(mark=str(marks[1])))
+        await eventually(lambda: outstays.status() is Status.DEAD)
+    assert [mark.read_text() for mark in marks] == ["called\ncalled\n", "TimeoutError\n"]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_error_handlers_are_told_of_failures_alone_whether_the_task_waits_or_not(
+    queue: Queue, drain: Drain, waits: bool
+) -> None:
+    seen: list[str] = []
+
+    @pgqueue.on_error
+    async def alert(queue: AsyncQueue, task: Task[Any], error: BaseException) -> None:
+        seen.append(f"{error!r}")
+
+    @task
+    class Quick(Task[int]):
+        what: str
+
+        async def run(self) -> Any:
+            if waits:
+                await asyncio.sleep(0)
+            if self.what == "raises":
+                raise LookupError
+            return 1 if self.what == "fine" else self.what
+
+    for what in ("fine", "raises", "no number"):
+        queue.enqueue(Quick(what=what))
+    await drain(concurrency=1)
+    assert [one.partition("(")[0] for one in seen] == ["LookupError", "PayloadError"]
+
+
 # ── middleware ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -507,4 +552,5 @@ def test_types_without_hooks_are_not_looked_at_again() -> None:
     assert list(found) == ["watched"]
     assert found["watched"].on_start[0].is_async
     pgqueue.on_error(lambda queue, task, error: None)
-    assert list(hooks_by_type(registry, ["plain", "watched"])) == ["plain", "watched"]
+    found = hooks_by_type(registry, ["plain", "watched"])
+    assert [(name, hooks.wraps) for name, hooks in found.items()] == [("plain", False), ("watched", True)]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pgqueue
@@ -67,3 +70,33 @@ class LogsInProcess(Task):
         for number in range(self.lines):
             self.context.log.info("line %s", number)
         self.context.progress(0.5, "half")
+
+
+@task
+class DiesInHook(Task):
+    """Its first hook takes the process down, after `run` has ended."""
+
+    mark: str
+
+    async def run(self) -> None: ...
+
+    def on_success(self, result: None) -> None:
+        with open(self.mark, "a", encoding="utf-8") as file:
+            file.write("called\n")
+        with open(self.mark, encoding="utf-8") as file:
+            if len(file.readlines()) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task(timeout=timedelta(milliseconds=200))
+class OutstaysTimeout(Task):
+    """Holds its loop until its process is killed over it; the next process tells its hooks."""
+
+    mark: str
+
+    async def run(self) -> None:
+        time.sleep(60)  # noqa: ASYNC251  # the point
+
+    async def on_dead(self, error: BaseException) -> None:
+        with open(self.mark, "a", encoding="utf-8") as file:  # noqa: ASYNC230
+            file.write(f"{type(error).__name__}\n")
