@@ -119,10 +119,13 @@ class Calls:
     ) -> None:
         """A call whose type has hooks or middleware. Never raises."""
         assert self._reactions is not None
+        if joined:
+            await self._wrapped(task_type, hooks, joined, limit)
         for attempt, outcome in refused:
             attempt.outcome = await self._reactions.refused(task_type, attempt.context, outcome)
-        if not joined:
-            return
+
+    async def _wrapped(self, task_type: TaskType[Any], hooks: TaskHooks, joined: Sequence[Member], limit: float | None) -> None:
+        assert self._reactions is not None
         running_context.set(joined[0][0].context)
         if hooks.on_start:
             self._unbound(joined)

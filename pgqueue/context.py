@@ -108,7 +108,7 @@ class Context:
         self._result: Any = None
         self._told = False
         self.error: BaseException | None = None
-        """What the attempt raised; set when `next_try` is asked, None before."""
+        """What the attempt raised; set when `next_try` is asked and hooks are called, None before."""
         self.connection: Any = None
         """The connection of the open `transaction()` block, None outside."""
         self.loop: Any = None

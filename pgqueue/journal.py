@@ -94,10 +94,12 @@ class Journal:
             return TaskLog(lambda level, message, progress: self._note(entry, level, message, progress))
 
     def put(self, lines: list[Line], are_last: bool) -> None:
-        """Lines that were bounded elsewhere, in the process of a task, which has ended if they `are_last`. What does not fit is
-        dropped."""
+        """Lines that were bounded elsewhere, in the process of a task, which has ended if they `are_last`."""
         with self._lock:
-            self._lines.extend(lines[: max(0, self._limit - len(self._lines))])
+            room = max(0, self._limit - len(self._lines))
+            self._lines.extend(lines[:room])
+            if dropped := lines[room:]:
+                self._lines.append(_summary(dropped[0], len(dropped)))
             self._hurries = self._hurries or are_last
 
     def put_back(self, lines: list[Line]) -> None:
@@ -180,10 +182,16 @@ class _Entry:
             self.progress_count += 1
         if self.dropped_count and has_ended:
             claimed = self.claimed
-            said = f"{self.dropped_count:,} more lines were dropped: task_log_lines bounds them, or the database was away"
-            lines.append(Line(claimed.queue, claimed.id, claimed.attempt, now, logging.WARNING, said, None))
+            last = Line(claimed.queue, claimed.id, claimed.attempt, now, logging.WARNING, "", None)
+            lines.append(_summary(last, self.dropped_count))
             self.dropped_count = 0
         return lines
+
+
+def _summary(last: Line, count: int) -> Line:
+    """The one line that stands for so many which were dropped."""
+    said = f"{count:,} more lines were dropped: task_log_lines bounds them, or the database was away"
+    return last._replace(level=logging.WARNING, message=said, progress=None)
 
 
 def level_name(level: int) -> str:

@@ -63,7 +63,8 @@ class Recorder:
         try:
             await self.write(link, is_last=True)
         except (psycopg.Error, PgQueueError, OSError) as error:
-            logger.warning("the last lines that tasks logged are lost: %s", str(error).strip().partition("\n")[0])
+            reason = str(error).strip().partition("\n")[0]
+            logger.warning("the last lines that tasks logged cannot be written: %s", reason)
 
 
 def _nothing_runs(claimed: Claimed) -> bool:

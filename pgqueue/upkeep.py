@@ -87,6 +87,8 @@ class Upkeep:
             await self._look_forever()
         finally:
             ticking.cancel()
+            if not self._recorder.is_empty:
+                logger.warning("lines that tasks logged are lost: the database did not take them before the runner ended")
 
     def stop(self) -> bool:
         """Let `run` end once it has written the last lines down. False: there are none to wait for."""

@@ -106,6 +106,16 @@ class _Hostile:
 VALUES = st.one_of(st.text(max_size=30), st.integers(), st.just(_Hostile()))
 
 
+def test_lines_from_a_process_that_do_not_fit_are_summed_up_too() -> None:
+    elsewhere, journal = Journal(lines_per_attempt=9, characters=9), Journal(lines_per_attempt=9, characters=9, limit=2)
+    for number in range(5):
+        elsewhere.open(claimed()).info("%s", number)
+    journal.put(elsewhere.take(time.monotonic(), running), True)
+    assert journal.is_due(0.0, running)
+    messages = [line.message.split(":")[0] for line in journal.take(time.monotonic(), running)]
+    assert messages == ["0", "1", "3 more lines were dropped"]
+
+
 @hypothesis.settings(max_examples=50, deadline=None)
 @given(VALUES, st.lists(VALUES, max_size=3))
 def test_any_message_becomes_a_line_that_postgresql_can_store(message: Any, arguments: list[Any]) -> None:
@@ -219,6 +229,22 @@ async def test_a_locked_table_and_a_lost_connection_hold_up_no_task_and_lose_no_
     last = queue.logs(handle, limit=2)
     assert [line.message.split(":")[0] for line in last] == ["1099", "100 more lines were dropped"]
     assert last[-1].level == "warning"
+
+
+async def test_a_runner_that_cannot_write_its_last_lines_ends_all_the_same_and_says_so(
+    queue: Queue, drain: Drain, connection: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    @task
+    class Talks(Task):
+        async def run(self) -> None:
+            self.context.log.info("never read")
+
+    connection.execute("ALTER TABLE pgqueue.task_log RENAME COLUMN message TO elsewhere")
+    handle = queue.enqueue(Talks())
+    await drain()
+    assert handle.status() is Status.SUCCEEDED
+    assert "cannot be written" in caplog.text
+    assert "lines that tasks logged are lost" in caplog.text
 
 
 async def test_lines_and_progress_are_seen_while_the_task_runs(queue: Queue, migrated_database: str, settings: Settings) -> None:
