@@ -39,6 +39,7 @@ from pgqueue.records import (
     AuditRecord,
     LockPage,
     LockRecord,
+    LogRecord,
     QueueRecord,
     RetriedAll,
     TaskPage,
@@ -51,6 +52,7 @@ from pgqueue.retry import Retry
 from pgqueue.schedule_records import Schedule, SchedulePage, SlotRecord
 from pgqueue.states import Status
 from pgqueue.task import Task
+from pgqueue.task_hooks import middleware, on_dead, on_error, on_failure, on_retry, on_start, on_success
 
 if TYPE_CHECKING:
     from pgqueue.client import AsyncQueue, AsyncTaskHandle, Queue, TaskHandle
@@ -76,12 +78,13 @@ _LAZY = {
 __all__ = [
     "AsyncLock", "AsyncQueue", "AsyncTaskHandle", "AttemptRecord", "AuditPage", "AuditRecord", "Cancel", "ConfigurationError",
     "Context", "DatabaseUnavailable", "DiscoveryError", "EmbeddedError", "EnqueueConflict", "Ignore", "KeyTaken", "LeaseLost",
-    "Lock", "LockLost", "LockPage", "LockRecord", "LockTimeout", "Observer", "PayloadError", "PgQueueError", "Queue",
-    "QueueRecord", "ResultTimeout", "RetriedAll", "Retry", "RetryIn", "Runner", "RunnerStats", "Schedule", "ScheduleNotFound",
-    "SchedulePage", "Scheduler", "SchemaError", "Settings", "SlotRecord", "Snooze", "Status", "Task", "TaskBusy",
-    "TaskCancelled", "TaskDead", "TaskDeleted", "TaskFinished", "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage",
-    "TaskRecord", "TaskUnsuccessful", "TypeRecord", "Unique", "UnknownTask", "WrongStatus", "on_runner_start", "on_runner_stop",
-    "registry", "set_default_queue", "task",
+    "Lock", "LockLost", "LockPage", "LockRecord", "LockTimeout", "LogRecord", "Observer", "PayloadError", "PgQueueError",
+    "Queue", "QueueRecord", "ResultTimeout", "RetriedAll", "Retry", "RetryIn", "Runner", "RunnerStats", "Schedule",
+    "ScheduleNotFound", "SchedulePage", "Scheduler", "SchemaError", "Settings", "SlotRecord", "Snooze", "Status", "Task",
+    "TaskBusy", "TaskCancelled", "TaskDead", "TaskDeleted", "TaskFinished", "TaskHandle", "TaskIgnored", "TaskNotFound",
+    "TaskPage", "TaskRecord", "TaskUnsuccessful", "TypeRecord", "Unique", "UnknownTask", "WrongStatus", "middleware", "on_dead",
+    "on_error", "on_failure", "on_retry", "on_runner_start", "on_runner_stop", "on_start", "on_success", "registry",
+    "set_default_queue", "task",
 ]  # fmt: skip
 
 

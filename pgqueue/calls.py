@@ -19,9 +19,12 @@ from pgqueue import payload
 from pgqueue.board import Board
 from pgqueue.definition import TaskType
 from pgqueue.executor import Attempt, conclude, describe, succeed, time_limit, time_limited, undecodable
+from pgqueue.layers import Layers
 from pgqueue.outcomes import Failure, Outcome, Verdict
+from pgqueue.reactions import Reactions, Told
 from pgqueue.registry import Registry, running_context
 from pgqueue.task import Task, attach
+from pgqueue.task_hooks import NO_HOOKS, TaskHooks
 from pgqueue.threads import Threads
 
 Member = tuple[Attempt, Task[Any]]
@@ -40,7 +43,7 @@ class Call:
         self.slot = slot
         self.started_at = 0.0
         self.variables: contextvars.Context
-        self.rest: Coroutine[Any, Any, None] | None = None
+        self.rest: Coroutine[Any, Any, Any] | None = None
         """The call itself, which gives every attempt in it an outcome; None where nothing is left to run."""
 
     def interrupt(self) -> None:
@@ -60,12 +63,14 @@ class Calls:
         board: Board,
         undecodable_delay: timedelta,
         result_bytes_max: int,
+        reactions: Reactions | None = None,
         random: random_module.Random | None = None,
     ) -> None:
         self._registry = registry
         self.sizes = {name: size for name in types if (size := registry.get(name).batch_size) is not None}
         """How many tasks one call takes at most, by batch type."""
         self._threads = threads
+        self._reactions = reactions
         self._board = board
         self._undecodable_seconds = undecodable_delay.total_seconds()
         self._result_bytes_max = result_bytes_max
@@ -78,16 +83,72 @@ class Calls:
         """
         task_type = self._registry.get(call.attempts[0].claimed.type)
         joined = [(attempt, task) for attempt in call.attempts if (task := self._open(task_type, attempt)) is not None]
-        if not joined:
+        hooks = NO_HOOKS if self._reactions is None else self._reactions.of(task_type.name)
+        refused = self._refused(call.attempts) if hooks.on_error else []
+        if not joined and not refused:
             return
         limits = [limit for attempt, _ in joined if (limit := time_limit(task_type, attempt.claimed)) is not None]
         limit = min(limits, default=None)
+        self._bound(joined, limit)
+        if hooks:
+            call.rest = self._hooked(task_type, hooks, joined, refused, limit)
+            return
+        running_context.set(joined[0][0].context)
+        call.rest = self._concluded(task_type, joined, limit)
+
+    def _refused(self, attempts: Sequence[Attempt]) -> list[tuple[Attempt, Outcome]]:
+        """Those whose payload does not validate stay in the call until the error handlers have been told."""
+        refused = [(attempt, attempt.outcome) for attempt in attempts if attempt.outcome and attempt.outcome.failure]
+        for attempt, _ in refused:
+            attempt.outcome = None
+        return refused
+
+    def _bound(self, joined: Sequence[Member], limit: float | None) -> None:
         if limit is not None:
             deadline = time.monotonic() + limit
             for attempt, _ in joined:
                 self._board.set_deadline(attempt.position, deadline)
+
+    async def _hooked(
+        self,
+        task_type: TaskType[Any],
+        hooks: TaskHooks,
+        joined: Sequence[Member],
+        refused: Sequence[tuple[Attempt, Outcome]],
+        limit: float | None,
+    ) -> None:
+        """A call whose type has hooks or middleware. Never raises."""
+        assert self._reactions is not None
+        if joined:
+            await self._wrapped(task_type, hooks, joined, limit)
+        for attempt, outcome in refused:
+            attempt.outcome = await self._reactions.refused(task_type, attempt.context, outcome)
+
+    async def _wrapped(self, task_type: TaskType[Any], hooks: TaskHooks, joined: Sequence[Member], limit: float | None) -> None:
+        assert self._reactions is not None
         running_context.set(joined[0][0].context)
-        call.rest = self._concluded(task_type, joined, limit)
+        if hooks.on_start:
+            self._unbound(joined)
+            try:
+                await self._reactions.start_many([task for _, task in joined])
+            except asyncio.CancelledError as error:
+                for attempt, task in joined:
+                    attempt.outcome = self._failed(task_type, attempt, task, error)
+                return
+            self._bound(joined, limit)
+        results = await self._concluded(task_type, joined, limit, hooks)
+        self._unbound(joined)
+        ended = [
+            Told(task, attempt.outcome, result)
+            for (attempt, task), result in zip(joined, results, strict=True)
+            if attempt.outcome is not None
+        ]
+        await self._reactions.end_many(ended)
+
+    def _unbound(self, joined: Sequence[Member]) -> None:
+        """No deadline stands on the board while hooks run, which have a limit of their own."""
+        for attempt, _ in joined:
+            self._board.set_deadline(attempt.position, 0.0)
 
     def _open(self, task_type: TaskType[Any], attempt: Attempt) -> Task[Any] | None:
         """The task, with its attempt; None where it has ended before it was started."""
@@ -102,23 +163,27 @@ class Calls:
             task = payload.decode(task_type, claimed.payload)
         except BaseException as error:  # validators are user code: they may raise anything
             attempt.outcome = undecodable(claimed, error, self._undecodable_seconds)
+            attempt.context.error = error
             return None
         attach(task, attempt.context)
         return task
 
-    async def _concluded(self, task_type: TaskType[Any], joined: Sequence[Member], limit: float | None) -> None:
-        """Call, and say of each task what it came to. Never raises."""
+    async def _concluded(
+        self, task_type: TaskType[Any], joined: Sequence[Member], limit: float | None, hooks: TaskHooks = NO_HOOKS
+    ) -> Sequence[Any]:
+        """Call, and say of each task what it came to. Returns the entries. Never raises."""
         try:
-            returned = await self._run(task_type, joined, limit)
-            entries = payload.entries(task_type, returned, len(joined))
+            returned = await self._run(task_type, joined, limit, hooks)
+            entries: Sequence[Any] = payload.entries(task_type, returned, len(joined))
         except BaseException as error:
             # Described once: a traceback costs more than the rest of an outcome, and all tasks have the same.
             failure = describe(error)
             for attempt, task in joined:
                 attempt.outcome = self._failed(task_type, attempt, task, error, failure)
-            return
+            return [None] * len(joined)
         for (attempt, task), entry in zip(joined, entries, strict=True):
             attempt.outcome = self._ended(task_type, attempt, task, entry)
+        return entries
 
     def _ended(self, task_type: TaskType[Any], attempt: Attempt, task: Task[Any], entry: Any) -> Outcome:
         if isinstance(entry, BaseException):
@@ -135,9 +200,15 @@ class Calls:
         stands_for = attempt.explain(error)
         return conclude(task_type, task, attempt.context, stands_for, random=self._random, failure=failure)
 
-    async def _run(self, task_type: TaskType[Any], joined: Sequence[Member], limit: float | None) -> Any:
-        run_many = partial(task_type.cls.run_many, [task for _, task in joined])
-        if task_type.execution == "async":
+    async def _run(self, task_type: TaskType[Any], joined: Sequence[Member], limit: float | None, hooks: TaskHooks) -> Any:
+        tasks = [task for _, task in joined]
+        run_many = partial(task_type.cls.run_many, tasks)
+        is_async = task_type.execution == "async"
+        if hooks.middleware:
+            layers = Layers(hooks.middleware, tasks, run_many, is_async=is_async, in_thread=self._threads.run)
+            async with time_limited(limit, on_expiry=partial(_tell, joined)):
+                return await layers.run()
+        if is_async:
             async with time_limited(limit):
                 return await run_many()
         async with time_limited(limit, on_expiry=partial(_tell, joined)):

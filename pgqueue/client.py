@@ -30,17 +30,27 @@ from pgqueue.collector import collector_paused
 from pgqueue.database import AsyncConnection, Connection, Operation
 from pgqueue.dead import AsyncDeadLetters, DeadLetters
 from pgqueue.errors import ConfigurationError, TaskNotFound
-from pgqueue.filters import Filter, check_filter, check_page, check_queue, check_reason, check_unfinished
+from pgqueue.filters import (
+    Filter,
+    check_after,
+    check_filter,
+    check_limit,
+    check_page,
+    check_queue,
+    check_reason,
+    check_unfinished,
+)
 from pgqueue.handles import AsyncTaskHandle, TaskHandle
 from pgqueue.handles import id_of as _id
 from pgqueue.joining import arun_joined, run_joined
 from pgqueue.lock import AsyncLock, Lock
 from pgqueue.locking import check_lock
 from pgqueue.locks import AsyncLocks, Locks
+from pgqueue.log_operations import logs
 from pgqueue.operations import AlreadyEnqueued, Inserted
 from pgqueue.pools import AsyncPool, Pool
 from pgqueue.preparation import prepare, prepare_many
-from pgqueue.records import AttemptRecord, AuditPage, QueueRecord, TaskPage, TaskRecord
+from pgqueue.records import AttemptRecord, AuditPage, LogRecord, QueueRecord, TaskPage, TaskRecord
 from pgqueue.registry import Registry
 from pgqueue.registry import registry as default_registry
 from pgqueue.requests import EnqueueOptions, QueueOptions, Request, check_name, check_queue_options
@@ -214,6 +224,16 @@ class Queue(_Client[Pool], Changes):
         """The failed attempts of a task, first to last."""
         task_id = _id(task)
         return self._run(lambda: operations.attempts(self._sql, task_id))
+
+    def logs(
+        self, task: uuid.UUID | str | TaskHandle[Any], *, after: int | None = None, limit: int = 100
+    ) -> builtins.list[LogRecord]:
+        """What a task logged about itself, oldest first: its last lines, or with the id of a line those `after` it; up to 1,000.
+
+        Lines are written about a second after they were logged, and soon after their attempt has ended.
+        """
+        task_id, start, count = _id(task), check_after(after), check_limit(limit)
+        return self._run(lambda: logs(self._sql, task_id, after=start, limit=count))
 
     def list(
         self,
@@ -449,6 +469,16 @@ class AsyncQueue(_Client[AsyncPool], AsyncChanges):
         """The failed attempts of a task, first to last."""
         task_id = _id(task)
         return await self._run(lambda: operations.attempts(self._sql, task_id))
+
+    async def logs(
+        self, task: uuid.UUID | str | AsyncTaskHandle[Any], *, after: int | None = None, limit: int = 100
+    ) -> builtins.list[LogRecord]:
+        """What a task logged about itself, oldest first: its last lines, or with the id of a line those `after` it; up to 1,000.
+
+        Lines are written about a second after they were logged, and soon after their attempt has ended.
+        """
+        task_id, start, count = _id(task), check_after(after), check_limit(limit)
+        return await self._run(lambda: logs(self._sql, task_id, after=start, limit=count))
 
     async def list(
         self,

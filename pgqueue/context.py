@@ -11,9 +11,12 @@ import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pgqueue.errors import PgQueueError
+
+if TYPE_CHECKING:
+    from pgqueue.journal import TaskLog
 
 
 class TransactionBlock(Protocol):
@@ -38,6 +41,7 @@ class Services(Protocol):
     def resources(self) -> Mapping[str, Any]: ...
     def transaction(self, context: Context, connection: Any) -> TransactionBlock: ...
     def queue_of(self, context: Context) -> Any: ...
+    def open_log(self, claimed: Claimed) -> TaskLog: ...
 
 
 class Holding(Protocol):
@@ -92,7 +96,10 @@ class Claimed:
 class Context:
     """The running attempt of one task. Made by the runner; kept cheap, since every task gets one."""
 
-    __slots__ = ("_cancelled", "_claimed", "_result", "_services", "_told", "connection", "error", "loop", "settled")
+    __slots__ = ("_cancelled", "_claimed", "_log", "_result", "_services", "_told", "connection", "error", "loop", "settled")
+
+    _log: TaskLog
+    """Made when first asked for, and not set before: most tasks log nothing."""
 
     def __init__(self, claimed: Claimed, services: Services) -> None:
         self._claimed = claimed
@@ -101,7 +108,7 @@ class Context:
         self._result: Any = None
         self._told = False
         self.error: BaseException | None = None
-        """What the attempt raised; set when `next_try` is asked, None before."""
+        """What the attempt raised; set when `next_try` is asked and hooks are called, None before."""
         self.connection: Any = None
         """The connection of the open `transaction()` block, None outside."""
         self.loop: Any = None
@@ -175,6 +182,22 @@ class Context:
     def was_told(self) -> bool:
         """Whether `cancelled` has been read as True: a sync task that returns after that counts as cancelled. For the engine."""
         return self._told
+
+    @property
+    def log(self) -> TaskLog:
+        """The task's own log: `log.info("%s rows", count)`. Its lines are stored with the task; it never waits."""
+        try:
+            return self._log
+        except AttributeError:
+            self._log = log = self._services.open_log(self._claimed)
+            return log
+
+    def progress(self, fraction: float, message: object = "", *arguments: object) -> None:
+        """Say how far the task has come, from 0 to 1, and what it is at. It never waits; the latest report counts.
+
+        Raises ValueError for what is no fraction.
+        """
+        self.log.report(fraction, message, arguments)
 
     def transaction(self, connection: Any = None) -> TransactionBlock:
         """A transaction in which the task's own writes and its completion commit together, or not at all.

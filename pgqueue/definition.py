@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar, get_args
@@ -26,10 +26,12 @@ from pgqueue.requests import (
 )
 from pgqueue.retry import Retry
 from pgqueue.task import Task
+from pgqueue.task_hooks import NO_HOOKS, TaskHooks, own_hooks
 
 T = TypeVar("T", bound=Task[Any])
 Missed = Literal["last", "skip", "all"]
 Execution = Literal["async", "thread", "process"]
+HookOption = Callable[..., Any] | Sequence[Callable[..., Any]] | None
 PRIORITY_DEFAULT = 100
 TITLE_MAX = 1_000
 DESCRIPTION_MAX = 20_000
@@ -68,6 +70,8 @@ class TaskType(Generic[T]):
     asks_next_try: bool = False
     overrides: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     """What operators have set over the options of the code, as stored (overrides.py); None where nothing is."""
+    hooks: TaskHooks = field(default=NO_HOOKS, compare=False, repr=False)
+    """What the class itself wants to be called for; `task_hooks.hooks_of` adds what all types share."""
 
     def payload_schema(self) -> dict[str, Any]:
         """The payload's JSON schema, for forms and for other languages; of a field that has none, only that it is an object."""
@@ -119,6 +123,12 @@ def define(
     history: bool = True,
     retention: timedelta | None = None,
     batch_size: int | None = None,
+    on_start: HookOption = None,
+    on_success: HookOption = None,
+    on_failure: HookOption = None,
+    on_retry: HookOption = None,
+    on_dead: HookOption = None,
+    middleware: HookOption = None,
 ) -> TaskType[T]:
     """Check every option against the class and against each other. Raises ConfigurationError, naming class and option."""
     _check_is_task(cls)
@@ -151,6 +161,15 @@ def define(
             batch_size=batch_size,
             result_adapter=_result_adapter(cls),
             asks_next_try=cls.next_try is not Task.next_try,
+            hooks=own_hooks(
+                cls,
+                on_start=on_start,
+                on_success=on_success,
+                on_failure=on_failure,
+                on_retry=on_retry,
+                on_dead=on_dead,
+                middleware=middleware,
+            ),
         )
     except ConfigurationError as error:
         raise ConfigurationError(f"@task on {cls.__qualname__}: {error}") from error

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pgqueue import payload
 from pgqueue.context import Claimed, Context
 from pgqueue.errors import ConfigurationError, PayloadError, PgQueueError
+from pgqueue.journal import TaskLog
+from pgqueue.layers import Layers
 from pgqueue.preparation import new_id
 from pgqueue.registry import running_context, type_of
 from pgqueue.task import Task, attach
+from pgqueue.task_hooks import hooks_of
 
 if TYPE_CHECKING:
     from pgqueue.client import AsyncQueue, Queue
+
+
+logger = logging.getLogger("pgqueue.task")
 
 
 class _EagerServices:
@@ -49,10 +57,20 @@ class _EagerServices:
             self._other = kind(own.dsn, schema=own.schema, settings=own.settings, registry=own.registry)
         return self._other
 
+    def open_log(self, claimed: Claimed) -> TaskLog:
+        """Without a row to keep lines with, they go where the program logs."""
+
+        def write(level: int, message: str, progress: float | None) -> None:
+            done = "" if progress is None else f"{progress:.0%} "
+            logger.log(level, "%s: %s%s", claimed.type, done, message)
+
+        return TaskLog(write)
+
     async def aclose(self) -> None:
-        """Close the second client of an async task."""
-        if self._other is not None:
-            await self._other.close()  # type: ignore[misc]  # an async task's is an AsyncQueue
+        """Close the second client, from a loop; under async middleware it may be the blocking one."""
+        closing = None if self._other is None else self._other.close()
+        if closing is not None:
+            await closing
 
     def close(self) -> None:
         """Close the second client of a sync task."""
@@ -63,45 +81,56 @@ class _EagerServices:
 def run_eagerly(queue: Queue, task: Task[Any]) -> Any:
     """Run and return the result, as a runner and `handle.result()` would have given it. An async task gets a loop of its own."""
     twin, services = _prepare(queue, task)
-    if _is_async(twin):
+    layers = _layers(twin)
+    if layers.needs_loop:
         if asyncio._get_running_loop() is not None:
             raise ConfigurationError(
-                f"{type(task).__name__} is async and a loop runs here already: use `await AsyncQueue.run_now(task)`"
+                f"{type(task).__name__}, or middleware around it, is async and a loop runs here already: use "
+                "`await AsyncQueue.run_now(task)`"
             )
-        result = asyncio.run(_run_async(twin, services))
+        result = asyncio.run(_run_async(twin, services, layers))
     else:
-        result = _run_sync(twin, services)
+        result = _run_sync(twin, services, layers)
     return _checked(task, result, queue.settings.max_payload_bytes)
 
 
 async def arun_eagerly(queue: AsyncQueue, task: Task[Any]) -> Any:
     """Run and return the result; an async task runs on this loop, a sync one in a thread."""
     twin, services = _prepare(queue, task)
-    result = await (_run_async(twin, services) if _is_async(twin) else asyncio.to_thread(_run_sync, twin, services))
+    layers = _layers(twin)
+    if layers.needs_loop:
+        result = await _run_async(twin, services, layers)
+    else:
+        result = await asyncio.to_thread(_run_sync, twin, services, layers)
     return _checked(task, result, queue.settings.max_payload_bytes)
 
 
-async def _run_async(twin: Task[Any], services: _EagerServices) -> Any:
+async def _run_async(twin: Task[Any], services: _EagerServices, layers: Layers) -> Any:
     token = running_context.set(twin.context)
     try:
-        return await _call(twin)
+        return await layers.run()
     finally:
         running_context.reset(token)
         await services.aclose()
 
 
-def _run_sync(twin: Task[Any], services: _EagerServices) -> Any:
+def _run_sync(twin: Task[Any], services: _EagerServices, layers: Layers) -> Any:
     token = running_context.set(twin.context)
     try:
-        return _call(twin)
+        return layers.run_sync()
     finally:
         running_context.reset(token)
         services.close()
 
 
-def _call(twin: Task[Any]) -> Any:
-    """What does the work, called: `run`, or `run_many` with this task alone."""
-    return twin.run() if type_of(twin).batch_size is None else twin.run_many([twin])
+def _layers(twin: Task[Any]) -> Layers:
+    """What does the work, `run`, or `run_many` with this task alone, and the middleware around it."""
+    task_type = type_of(twin)
+    is_batch = task_type.batch_size is not None
+    subject: Any = [twin] if is_batch else twin
+    work = partial(type(twin).run_many, subject) if is_batch else twin.run
+    middleware = hooks_of(task_type.hooks, is_batch=is_batch).middleware
+    return Layers(middleware, subject, work, is_async=_is_async(twin), in_thread=asyncio.to_thread)
 
 
 def _is_async(task: Task[Any]) -> bool:

@@ -23,6 +23,8 @@ from pgqueue.records import QueueRecord
 logger = logging.getLogger("pgqueue.runner")
 FLUSH_SECONDS_MAX = 10.0
 """At the end, the settling of what was interrupted may take this long."""
+LAST_LINES_SECONDS_MAX = 3.0
+"""And this long the last lines that tasks logged."""
 
 
 class Engine(Parts):
@@ -50,7 +52,9 @@ class Engine(Parts):
         for claimed in taken:
             self._taken_claim = claimed.claim_id
             self.completer.add(
-                settle_outstayed(claimed, self._policies.registry, self._services, self._settings.undecodable_delay)
+                await settle_outstayed(
+                    claimed, self._policies.registry, self._services, self._settings.undecodable_delay, self.reactions
+                )
             )
 
     def start(self) -> None:
@@ -86,11 +90,10 @@ class Engine(Parts):
             await asyncio.wait([self._completing], timeout=FLUSH_SECONDS_MAX)
             self._completing.cancel()
             await asyncio.gather(self._completing, return_exceptions=True)
-        try:
-            await call_stop_hooks(self._services.resources)
-        except Exception:
-            logger.exception("a stop hook failed")
+        await call_stop_hooks(self._services.resources)
         if self._keeping is not None:
+            if self._upkeep.stop():
+                await asyncio.wait([self._keeping], timeout=LAST_LINES_SECONDS_MAX)
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
         if self._heart is not None:
@@ -100,6 +103,7 @@ class Engine(Parts):
     async def close(self) -> None:
         """Let go of threads, processes and connections."""
         self._threads.close()
+        self.reactions.close()
         self._processes.close()
         for link in self._links:
             await link.drop()

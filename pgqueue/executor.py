@@ -14,7 +14,7 @@ import random as random_module
 import time
 import traceback
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from pgqueue.board import OFF_BOARD, Board
 from pgqueue.context import Claimed, Context, Services
 from pgqueue.definition import TaskType
 from pgqueue.errors import PayloadError
+from pgqueue.layers import Layers
 from pgqueue.outcomes import (
     CANCELLED,
     RETURNED,
@@ -37,11 +38,14 @@ from pgqueue.outcomes import (
     RetryIn,
     Snooze,
     Verdict,
+    clean,
 )
 from pgqueue.processes import Processes
+from pgqueue.reactions import Reactions, Told
 from pgqueue.registry import Registry, running_context
 from pgqueue.retry import Retry
 from pgqueue.task import Task, attach
+from pgqueue.task_hooks import NO_HOOKS, TaskHooks
 from pgqueue.threads import Threads
 
 logger = logging.getLogger("pgqueue.executor")
@@ -136,9 +140,14 @@ class Executor:
         board: Board,
         undecodable_delay: timedelta,
         result_bytes_max: int,
+        reactions: Reactions | None = None,
         random: random_module.Random | None = None,
     ) -> None:
         self._registry = registry
+        self._reactions = reactions
+        self._hooks: Mapping[str, TaskHooks] = {} if reactions is None else reactions.hooks
+        self._wrapped = {name for name, hooks in self._hooks.items() if hooks.wraps}
+        """Types that are never over at once: what only failures call for costs a success nothing."""
         self._threads = threads
         self._processes = processes
         self._board = board
@@ -169,10 +178,16 @@ class Executor:
             task = payload.decode(task_type, claimed.payload)
         except BaseException as error:  # validators are user code: they may raise anything
             attempt.outcome = undecodable(claimed, error, self._undecodable_seconds)
+            if claimed.type in self._hooks:
+                context.error = error
+                attempt.rest = self._refused(attempt, attempt.outcome)
             return
         attach(task, context)
         running_context.set(context)
         try:
+            if claimed.type in self._wrapped:  # a look into an empty set, for programs without hooks
+                attempt.rest = self._hooked(attempt, task_type, task, limit)
+                return
             if limit is not None or task_type.execution != "async":
                 attempt.rest = self._concluded(attempt, task_type, task, self._run(task_type, task, context, limit))
                 return
@@ -190,17 +205,55 @@ class Executor:
             attempt.outcome = conclude(task_type, task, context, error, random=self._random)
         else:
             attempt.rest = self._concluded(attempt, task_type, task, _Resumed(coroutine, waited_for))
+            return
+        if attempt.outcome.failure is not None and claimed.type in self._hooks:
+            attempt.rest = self._told(attempt, task_type, task, attempt.outcome, None)
 
     async def _concluded(self, attempt: Attempt, task_type: TaskType[Any], task: Task[Any], run: Awaitable[Any]) -> Outcome:
         """Wait for `run` and say what it came to. Never raises."""
         context = attempt.context
+        result: Any = None
         try:
             result = await run
         except BaseException as error:
-            return conclude(task_type, task, context, attempt.explain(error), random=self._random)
-        if isinstance(result, Outcome) and task_type.execution == "process":
-            return result
-        return succeed(task_type, task, context, result, limit=self._result_bytes_max, random=self._random)
+            outcome = conclude(task_type, task, context, attempt.explain(error), random=self._random)
+        else:
+            if isinstance(result, Outcome) and task_type.execution == "process":
+                outcome, result = result, context.completion
+            else:
+                outcome = succeed(task_type, task, context, result, limit=self._result_bytes_max, random=self._random)
+        if task_type.name in self._hooks:
+            return await self._told(attempt, task_type, task, outcome, result)
+        return outcome
+
+    async def _told(self, attempt: Attempt, task_type: TaskType[Any], task: Task[Any], outcome: Outcome, result: Any) -> Outcome:
+        """Tell the hooks what it came to. Never raises."""
+        assert self._reactions is not None
+        self._board.set_deadline(attempt.position, 0.0)  # they have a limit of their own
+        if outcome.verdict is Verdict.SETTLED:
+            result = attempt.context.completion
+        await self._reactions.end(Told(task, outcome, result))
+        return outcome
+
+    async def _hooked(self, attempt: Attempt, task_type: TaskType[Any], task: Task[Any], limit: float | None) -> Outcome:
+        """An attempt whose type has hooks or middleware: they run in its slot, around it. Never raises."""
+        assert self._reactions is not None
+        if self._hooks[task_type.name].on_start:
+            # The timeout bounds `run`; no deadline stands on the board while hooks run.
+            self._board.set_deadline(attempt.position, 0.0)
+            try:
+                await self._reactions.start(task)
+            except asyncio.CancelledError as error:
+                return conclude(task_type, task, attempt.context, attempt.explain(error), random=self._random)
+            if limit is not None and task_type.execution != "process":
+                self._board.set_deadline(attempt.position, time.monotonic() + limit)
+        return await self._concluded(attempt, task_type, task, self._run(task_type, task, attempt.context, limit))
+
+    async def _refused(self, attempt: Attempt, outcome: Outcome) -> Outcome:
+        """Tell the error handlers of a payload that does not validate."""
+        assert self._reactions is not None
+        task_type = self._registry.get(attempt.claimed.type)
+        return await self._reactions.refused(task_type, attempt.context, outcome)
 
     def escaped(self, attempt: Attempt, error: BaseException) -> Outcome:
         """What came out beside `execute`: a GeneratorExit that user code met in a future closes every coroutine around it."""
@@ -210,10 +263,17 @@ class Executor:
         return attempt.stopped_for or Outcome(Verdict.DEAD, reason=f"{failure.error_type}: {failure.error}", failure=failure)
 
     async def _run(self, task_type: TaskType[Any], task: Task[Any], context: Context, limit: float | None) -> Any:
+        hooks = self._hooks.get(task_type.name, NO_HOOKS)
         if task_type.execution == "process":
             # The whole attempt happens over there, the retry decision too; it is killed when it must stop.
-            return await self._processes.run(task_type, context, time_limited(limit))
-        if task_type.execution == "async":
+            return await self._processes.run(task_type, context, time_limited(limit), reports=bool(hooks))
+        is_async = task_type.execution == "async"
+        if hooks.middleware:
+            context.loop = asyncio.get_running_loop()
+            layers = Layers(hooks.middleware, task, task.run, is_async=is_async, in_thread=self._threads.run)
+            async with time_limited(limit, on_expiry=context.cancellation().set):
+                return await layers.run()
+        if is_async:
             async with time_limited(limit):
                 return await task.run()
         context.loop = asyncio.get_running_loop()
@@ -331,9 +391,9 @@ def conclude(
     if isinstance(error, Cancel):
         return Outcome(Verdict.CANCELLED, reason=clean(error.reason) or None)
     failure = failure or describe(error)
+    context.error = error
     if isinstance(error, RetryIn):
         return Outcome(Verdict.RETRIED, delay_seconds=_pause(error.delay, tries=context.attempt), failure=failure)
-    context.error = error
     delay, note = _decide(task_type, task, context, error, random)
     if delay is None:
         reason = f"{failure.error_type}: {failure.error}" if failure.error else failure.error_type
@@ -405,9 +465,3 @@ def _user_trace(error: BaseException) -> traceback.TracebackException:
             del part.stack[0]
         waiting += [part.__cause__, part.__context__, *(part.exceptions or ())]
     return trace
-
-
-def clean(text: str) -> str:
-    """Text that PostgreSQL can store: no NUL, no half surrogates."""
-    text = str(text).replace("\0", "\\x00")
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

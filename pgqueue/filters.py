@@ -19,6 +19,7 @@ PAGE_MAX = 1_000
 EARLIEST = datetime(INSTANT_MIN, 1, 1, tzinfo=UTC)
 IDS_MAX = 10_000
 """Ids that one call names at most."""
+LINE_ID_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +129,26 @@ def check_dead_filter(registry: Registry, which: Mapping[str, Any], ids: Iterabl
 
 def check_page(wanted: Filter, *, created_after: datetime | None, limit: object, cursor: str | None) -> Page:
     """Raises ConfigurationError."""
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_MAX:
-        raise ConfigurationError(f"limit takes 1 to {PAGE_MAX}, not {limit!r}")
     return Page(
         wanted=wanted,
         created_after=None if created_after is None else check_instant(created_after, "created_after"),
-        limit=limit,
+        limit=check_limit(limit),
         before=None if cursor is None else check_id(cursor),
     )
+
+
+def check_limit(limit: object) -> int:
+    """How many a page may hold. Raises ConfigurationError."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_MAX:
+        raise ConfigurationError(f"limit takes 1 to {PAGE_MAX}, not {limit!r:.200}")
+    return limit
+
+
+def check_after(after: object) -> int | None:
+    """The id of a logged line, or None. Raises ConfigurationError."""
+    if after is None or (isinstance(after, int) and not isinstance(after, bool) and 0 <= after <= LINE_ID_MAX):
+        return after
+    raise ConfigurationError(f"after takes the id of a line that a task logged, not {after!r:.200}")
 
 
 def check_id(value: object) -> uuid.UUID:

@@ -36,16 +36,12 @@ async def call_start_hooks(resources: dict[str, Any]) -> None:
 
 
 async def call_stop_hooks(resources: dict[str, Any]) -> None:
-    """In the reverse order, each even if another failed; raises the first error at the end, and logs every one."""
-    errors = []
+    """In the reverse order, each even if another failed: what one raises is logged, since the tasks have ended by then."""
     for function in reversed(_on_stop):
         try:
             await _call(function, resources)
-        except Exception as error:  # user code
+        except Exception:  # user code
             logger.exception("a hook at the runner's end failed: %s", getattr(function, "__qualname__", function))
-            errors.append(error)
-    if errors:
-        raise errors[0]
 
 
 def _register(functions: list[Callable[..., Any]], function: F) -> F:

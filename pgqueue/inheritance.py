@@ -3,7 +3,7 @@ whether there will be another is a question to user code, which a supervisor doe
 
 from __future__ import annotations
 
-import contextvars
+import asyncio
 import logging
 import random
 import uuid
@@ -14,7 +14,7 @@ from pgqueue.completer import Settlement
 from pgqueue.context import Claimed, Context, Services
 from pgqueue.executor import conclude, time_limit, undecodable
 from pgqueue.link import Link
-from pgqueue.outcomes import Outcome
+from pgqueue.reactions import Reactions, Told
 from pgqueue.registry import Registry, running_context
 from pgqueue.statements import Statements
 from pgqueue.task import attach
@@ -43,21 +43,31 @@ async def take_over(link: Link, sql: Statements, supervision: Supervision, *, ru
     return [Claimed(queue, claim_id, *columns) for queue, *columns in rows]
 
 
-def settle_outstayed(claimed: Claimed, registry: Registry, services: Services, undecodable_delay: timedelta) -> Settlement:
-    """The attempt as failed with TimeoutError; its retry policy, or its `next_try`, decides what follows."""
-    return contextvars.copy_context().run(_settle, claimed, registry, services, undecodable_delay)
+async def settle_outstayed(
+    claimed: Claimed, registry: Registry, services: Services, undecodable_delay: timedelta, reactions: Reactions
+) -> Settlement:
+    """The attempt as failed with TimeoutError; its retry policy, or its `next_try`, decides what follows. Its hooks are told."""
+    # A task of its own has a context of its own.
+    return await asyncio.create_task(_settle(claimed, registry, services, undecodable_delay, reactions))
 
 
-def _settle(claimed: Claimed, registry: Registry, services: Services, undecodable_delay: timedelta) -> Settlement:
+async def _settle(
+    claimed: Claimed, registry: Registry, services: Services, undecodable_delay: timedelta, reactions: Reactions
+) -> Settlement:
+    context = Context(claimed, services)
     try:
         task_type = registry.get(claimed.type)
         task = payload.decode(task_type, claimed.payload)
     except BaseException as mistake:  # validators are user code: they may raise anything
-        return Settlement(claimed, undecodable(claimed, mistake, undecodable_delay.total_seconds()), True)
-    context = Context(claimed, services)
+        outcome = undecodable(claimed, mistake, undecodable_delay.total_seconds())
+        context.error = mistake
+        if (known := registry.find(claimed.type)) is not None:
+            await reactions.refused(known, context, outcome)
+        return Settlement(claimed, outcome, True)
     attach(task, context)
     running_context.set(context)
     limit = time_limit(task_type, claimed)
     error = TimeoutError(f"it did not end within its timeout of {limit or 0:g} s, nor later: its process was killed")
-    outcome: Outcome = conclude(task_type, task, context, error, random=random.Random())
+    outcome = conclude(task_type, task, context, error, random=random.Random())
+    await reactions.end(Told(task, outcome, None))
     return Settlement(claimed, outcome, task_type.history)

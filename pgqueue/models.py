@@ -31,6 +31,7 @@ metadata = MetaData(schema=SCHEMA)
 STATUS = Enum(Status, name="status", metadata=metadata, values_callable=lambda states: [state.value for state in states])
 NOW = text("clock_timestamp()")
 NEW_ID = text(f"{SCHEMA}.new_id()")
+LOG_ID = text(f"nextval('{SCHEMA}.task_log_id_seq'::regclass)")
 
 
 class Base(DeclarativeBase):
@@ -178,11 +179,12 @@ class TaskLogRow(Base):
 
     __tablename__ = "task_log"
     __table_args__ = (
-        Index("task_log_task", "task_id", "logged_at"),
+        Index("task_log_task", "task_id", "id"),
         {"postgresql_partition_by": "RANGE (logged_at)"},
     )
-    __mapper_args__ = {"primary_key": ["task_id", "logged_at", "message"]}  # noqa: RUF012  # as SQLAlchemy declares it
+    __mapper_args__ = {"primary_key": ["id"]}  # noqa: RUF012  # as SQLAlchemy declares it
 
+    id: Mapped[Big] = mapped_column(server_default=LOG_ID)
     queue: Mapped[str]
     task_id: Mapped[uuid.UUID]
     attempt: Mapped[int]
@@ -376,10 +378,15 @@ def metadata_in(schema: str) -> MetaData:
         return metadata
     copy = MetaData(schema=schema)
     quoted = '"' + schema.replace('"', '""') + '"'
+    named = quoted.replace("'", "''").replace(":", r"\:")
+    moved = {
+        NEW_ID: text(f"{quoted}.new_id()".replace(":", r"\:")),
+        LOG_ID: text(f"nextval('{named}.task_log_id_seq'::regclass)"),
+    }
     for table in metadata.sorted_tables:
         for column in table.to_metadata(copy, schema=schema).columns:
-            if isinstance(default := column.server_default, DefaultClause) and default.arg is NEW_ID:
-                column.server_default = DefaultClause(text(f"{quoted}.new_id()".replace(":", r"\:")))
+            if isinstance(default := column.server_default, DefaultClause) and default.arg in moved:
+                column.server_default = DefaultClause(moved[default.arg])
     return copy
 
 

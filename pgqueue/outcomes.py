@@ -68,6 +68,12 @@ class Verdict(Enum):
     SETTLED = auto()  # written down already, by `context.transaction()`
 
 
+def clean(text: str) -> str:
+    """Text that PostgreSQL can store: no NUL, no half surrogates."""
+    text = str(text).replace("\0", "\\x00")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """What is stored about a failed attempt; strings only, cleaned of what PostgreSQL refuses."""

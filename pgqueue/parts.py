@@ -20,6 +20,7 @@ from pgqueue.completer import Completer, Settlement
 from pgqueue.database import AsyncConnection, connection_parameters
 from pgqueue.executor import Executor
 from pgqueue.heart import Heart, HeartThread, Pulse
+from pgqueue.journal import Journal
 from pgqueue.lane import Lane
 from pgqueue.link import Link
 from pgqueue.listener import Listener
@@ -30,6 +31,8 @@ from pgqueue.policies import Policies
 from pgqueue.prefetch import Prefetch
 from pgqueue.processes import Processes, Setup
 from pgqueue.quarantine import Quarantine
+from pgqueue.reactions import Reactions, hooks_by_type
+from pgqueue.recorder import Recorder
 from pgqueue.records import QueueRecord
 from pgqueue.registry import Registry
 from pgqueue.scan import HeadScan
@@ -38,6 +41,7 @@ from pgqueue.settings import Settings
 from pgqueue.slots import Slots
 from pgqueue.statements import statements
 from pgqueue.strangers import Strangers
+from pgqueue.task_hooks import middleware_modules
 from pgqueue.threads import Threads
 from pgqueue.turns import Turns
 from pgqueue.upkeep import Supervision, Upkeep, Upkept
@@ -82,6 +86,7 @@ class Parts:
         self._links = (*lanes, scan, settle, promotion, sweeps, upkeep, notices)
         self.board = Board.private(assignment.concurrency) if supervision is None else supervision.board
         self._claim_link = lanes[0]
+        self._journal = Journal(lines_per_attempt=settings.task_log_lines, characters=settings.task_log_characters)
         self._services = RunnerServices(
             dsn,
             assignment.id,
@@ -89,6 +94,7 @@ class Parts:
             settings=settings,
             schema=schema,
             registry=registry,
+            journal=self._journal,
             on_owning=lambda name: self._paces.lease_always(name),
         )
         self._policies = Policies(registry, assignment.types)
@@ -99,8 +105,22 @@ class Parts:
         self._prefetch = Prefetch(
             concurrency=assignment.concurrency, limit=2 * settings.claim_limit, width=least_batch_size(types)
         )
-        self._threads = Threads(assignment.concurrency)
-        self._processes = Processes(Setup(dsn, schema, assignment.id, settings.max_payload_bytes))
+        self.reactions = Reactions(
+            hooks_by_type(registry, assignment.types), concurrency=assignment.concurrency, timeout=settings.hook_timeout
+        )
+        depth = max((hooks.thread_depth for hooks in self.reactions.hooks.values()), default=1)
+        self._threads = Threads(assignment.concurrency * depth)
+        modules = middleware_modules()
+        setup = Setup(
+            dsn,
+            schema,
+            assignment.id,
+            settings.max_payload_bytes,
+            modules,
+            log_lines=settings.task_log_lines,
+            log_characters=settings.task_log_characters,
+        )
+        self._processes = Processes(setup, on_lines=self._journal.put)
         self.completer = Completer(
             self._sql, settle, runner_id=assignment.id, on_settled=self._on_settled, is_busy=lambda: self.slots.is_busy
         )
@@ -113,6 +133,7 @@ class Parts:
                 board=self.board,
                 undecodable_delay=settings.undecodable_delay,
                 result_bytes_max=settings.max_payload_bytes,
+                reactions=self.reactions,
             ),
             completer=self.completer,
             prefetch=self._prefetch,
@@ -126,6 +147,7 @@ class Parts:
                 board=self.board,
                 undecodable_delay=settings.undecodable_delay,
                 result_bytes_max=settings.max_payload_bytes,
+                reactions=self.reactions,
             ),
             order=self._agings.order,
             on_room=lambda: self._claiming.look(),
@@ -167,6 +189,7 @@ class Parts:
             upkeep,
             self._upkept(),
             self.board,
+            Recorder(self._sql, self._journal, is_running=self.slots.__contains__),
             runner_id=assignment.id,
             heartbeat=settings.heartbeat,
             deadline=settings.statement_deadline,

@@ -26,6 +26,7 @@ class TaskRecord:
 
     started_at is the instant of the last claim. reason says why it is dead, cancelled, ignored, deleted or blocked. lineage is
     what was done with it by hand: `retries`, `copied_from`, `copies`, `moved_from`, `marked`, `deleted`, `restored_at`.
+    progress is what its latest attempt last reported, from 0 to 1; lists leave it out, since it costs a look for each task.
     """
 
     id: uuid.UUID
@@ -46,6 +47,7 @@ class TaskRecord:
     result: Any
     reason: str | None
     lineage: dict[str, Any]
+    progress: float | None = None
 
     @classmethod
     def from_row(cls, row: tuple[Any, ...]) -> TaskRecord:
@@ -77,6 +79,22 @@ class AttemptRecord:
     error_type: str
     error: str
     traceback: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """A line that a task logged, or a report of its progress. Ids grow in the order of writing; a level is "debug", "info",
+    "warning" or "error"."""
+
+    id: int
+    attempt: int
+    logged_at: datetime
+    level: str
+    message: str
+    progress: float | None
 
     def as_json(self) -> dict[str, Any]:
         return {name: _plain(value) for name, value in asdict(self).items()}

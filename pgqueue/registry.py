@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, overload
 
 from pgqueue.context import Context
-from pgqueue.definition import PRIORITY_DEFAULT, Missed, TaskType, define, fold
+from pgqueue.definition import PRIORITY_DEFAULT, HookOption, Missed, TaskType, define, fold
 from pgqueue.errors import ConfigurationError, UnknownTask
 from pgqueue.requests import NAME_MAX, IdempotencyKey, Unique
 from pgqueue.retry import Retry
@@ -129,6 +129,12 @@ def task(
     history: bool = True,
     retention: timedelta | None = None,
     batch_size: int | None = None,
+    on_start: HookOption = None,
+    on_success: HookOption = None,
+    on_failure: HookOption = None,
+    on_retry: HookOption = None,
+    on_dead: HookOption = None,
+    middleware: HookOption = None,
 ) -> Callable[[type[T]], type[T]]: ...
 def task(cls: type[T] | None = None, /, **options: Any) -> type[T] | Callable[[type[T]], type[T]]:
     """Register a task class, as `@task` or `@task(priority=200, frequency=timedelta(seconds=5), unique=True)`.
@@ -145,6 +151,8 @@ def task(cls: type[T] | None = None, /, **options: Any) -> type[T] | Callable[[t
     executor="process": `run` gets a process of its own kind, which can be killed; for work that holds the CPU.
     claim="lease": each claim is written down before the task starts, which makes a repetition after a crash rarer.
     batch_size: up to so many tasks share one call of the class's `run_many`, which is written instead of `run`.
+    on_start, on_success, on_failure, on_retry, on_dead: functions to call, one or a list, beside the methods of these names;
+    middleware: functions around `run`, outermost first.
     history=False: nothing is kept of its finished tasks; retention: less than the fleet's. tags, title, description: for people.
     """
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pgqueue.client import AsyncQueue, Queue
-from pgqueue.context import Context
+from pgqueue.context import Claimed, Context
 from pgqueue.errors import ConfigurationError
+from pgqueue.journal import Journal, TaskLog
 from pgqueue.registry import Registry
 from pgqueue.settings import Settings
 from pgqueue.transactions import Transaction
@@ -31,13 +32,16 @@ class RunnerServices:
         settings: Settings,
         schema: str,
         registry: Registry,
+        journal: Journal,
         on_owning: Callable[[str], None] = lambda type_name: None,
     ) -> None:
         # A connection for every slot: each may have a transaction open, for as long as its task takes.
         size = min(concurrency, CONNECTIONS_MAX) + CONNECTIONS_SPARE
         self.runner_id = runner_id
+        self._loop = asyncio.get_running_loop()
         self.resources: dict[str, Any] = {}
         self._registry = registry
+        self._journal = journal
         self._on_owning = on_owning
         self._async_queue = AsyncQueue(dsn, schema=schema, pool_size=size, settings=settings, registry=registry)
         self._queue = Queue(dsn, schema=schema, pool_size=size, settings=settings, registry=registry)
@@ -59,8 +63,12 @@ class RunnerServices:
         return claimed.holding is None or await claimed.holding.lease(claimed)
 
     def queue_of(self, context: Context) -> AsyncQueue | Queue:
-        queue: AsyncQueue | Queue = self._async_queue if self._is_async(context) else self._queue
+        # By where it is asked: an async hook of a sync task needs the async client, and the other way round.
+        queue: AsyncQueue | Queue = self._async_queue if asyncio._get_running_loop() is self._loop else self._queue
         return queue if context.connection is None else queue.bound(context.connection)
+
+    def open_log(self, claimed: Claimed) -> TaskLog:
+        return self._journal.open(claimed)
 
     async def close(self) -> None:
         """Close the connections of both clients."""

@@ -106,6 +106,12 @@ class Settings(BaseSettings):
     """How long a program waits at its start for a server that is not there."""
     undecodable_delay: Duration = timedelta(minutes=1)
     """A payload that does not validate waits this long for a runner that knows it; the second time it is dead."""
+    task_log_lines: int = Field(default=1_000, ge=0, le=100_000)
+    """Lines of its own log that an attempt may store; more are dropped, and counted."""
+    task_log_characters: int = Field(default=4_000, ge=1, le=100_000)
+    """Characters that one such line may have; a longer one is cut."""
+    hook_timeout: Duration = timedelta(seconds=5)
+    """A hook of a task that has not ended after this long is left behind."""
     unknown_type_delay: Duration = timedelta(minutes=1)
     """A ready task of a type that no live runner knows is blocked after this long."""
 
@@ -146,7 +152,7 @@ class Settings(BaseSettings):
             raise ValueError("the name of an actor holds no control characters")
         return name
 
-    @field_validator("lease", "heartbeat", "poll_interval", "statement_deadline", "idempotency_retention")
+    @field_validator("lease", "heartbeat", "poll_interval", "statement_deadline", "idempotency_retention", "hook_timeout")
     @classmethod
     def _check_positive(cls, duration: timedelta) -> timedelta:
         if not timedelta(0) < duration <= DURATION_MAX:

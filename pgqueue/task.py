@@ -76,6 +76,21 @@ class Task(BaseModel, Generic[R]):
         """
         return None
 
+    def on_start(self) -> Awaitable[None] | None:
+        """Called before every attempt. These five may be sync or async, and what they raise changes nothing: see hooks.md."""
+
+    def on_success(self, result: R) -> Awaitable[None] | None:
+        """Called when an attempt has succeeded, with what `run` returned."""
+
+    def on_failure(self, error: BaseException) -> Awaitable[None] | None:
+        """Called for every attempt that failed, before `on_retry` or `on_dead`."""
+
+    def on_retry(self, error: BaseException, delay: timedelta) -> Awaitable[None] | None:
+        """Called when an attempt has failed and there will be another after `delay`."""
+
+    def on_dead(self, error: BaseException) -> Awaitable[None] | None:
+        """Called when an attempt has failed and there will be no other."""
+
     @property
     def tries(self) -> int:
         """Attempts made before this one: 0 during the first."""

@@ -1,6 +1,6 @@
 """What a runner does for itself, on its own loop: it says that the loop turns, looks whether one of its tasks is to be cancelled
-and what operators say about its types, and gives back what was claimed for it and never arrived. Beating and rescuing is the
-heart's business (heart.py)."""
+and what operators say about its types, writes down what its tasks log, and gives back what was claimed for it and never arrived.
+Beating and rescuing is the heart's business (heart.py)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import psycopg
 from pgqueue.board import Board
 from pgqueue.errors import PgQueueError
 from pgqueue.link import Link
+from pgqueue.recorder import Recorder
 from pgqueue.statements import Statements
 
 logger = logging.getLogger("pgqueue.upkeep")
@@ -58,7 +59,7 @@ class Upkept:
 
 
 class Upkeep:
-    """Runs until it is cancelled: also while the runner finishes what it has begun."""
+    """Runs until it is stopped or cancelled: also while the runner finishes what it has begun."""
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Upkeep:
         link: Link,
         runner: Upkept,
         board: Board,
+        recorder: Recorder,
         *,
         runner_id: uuid.UUID,
         heartbeat: timedelta,
@@ -75,6 +77,9 @@ class Upkeep:
         self._link = link
         self._runner = runner
         self._board = board
+        self._recorder = recorder
+        self._hurry = asyncio.Event()
+        self._stopping = False
         self._runner_id = runner_id
         self._heartbeat_seconds = heartbeat.total_seconds()
         self._deadline_seconds = deadline.total_seconds()
@@ -87,6 +92,14 @@ class Upkeep:
             await self._look_forever()
         finally:
             ticking.cancel()
+            if not self._recorder.is_empty:
+                logger.warning("lines that tasks logged are lost: the database did not take them before the runner ended")
+
+    def stop(self) -> bool:
+        """Let `run` end once it has written the last lines down. False: there are none to wait for."""
+        self._stopping = True
+        self._hurry.set()
+        return not self._recorder.is_empty
 
     async def _tick_forever(self) -> None:
         while True:
@@ -96,12 +109,14 @@ class Upkeep:
                 processed_count=self._runner.processed_count(),
                 memory_bytes=_memory() if self._measures_memory else 0,
             )
+            if self._recorder.is_due():
+                self._hurry.set()
             await asyncio.sleep(TICK_SECONDS)
 
     async def _look_forever(self) -> None:
-        strays_at = 0.0
         policies_at = time.monotonic() + POLICIES_SECONDS
-        while True:
+        strays_at = look_at = 0.0
+        while not self._stopping:
             try:
                 if time.monotonic() >= strays_at:
                     strays_at = time.monotonic() + self._heartbeat_seconds * random.uniform(0.9, 1.0)
@@ -109,12 +124,27 @@ class Upkeep:
                 if time.monotonic() >= policies_at:
                     policies_at = time.monotonic() + POLICIES_SECONDS * random.uniform(0.8, 1.0)
                     self._runner.learn(await self._link.rows(self._sql.type_policies(types=self._runner.types)))
-                if self._runner.running_count():
-                    await self._look_for_cancellations()
+                if time.monotonic() >= look_at:
+                    look_at = time.monotonic() + LOOK_SECONDS
+                    if self._runner.running_count():
+                        await self._look_for_cancellations()
+                if self._recorder.is_due():
+                    await self._recorder.write(self._link)
             except (psycopg.Error, PgQueueError, OSError) as error:
                 logger.warning("upkeep failed, trying on: %s", str(error).strip().partition("\n")[0])
                 await self._link.drop()
-            await asyncio.sleep(min(LOOK_SECONDS, max(0.01, min(strays_at, policies_at) - time.monotonic())))
+            await self._pause(min(look_at, strays_at, policies_at) - time.monotonic())
+        await self._recorder.write_last(self._link)
+
+    async def _pause(self, seconds: float) -> None:
+        """Until it is time for a look, or there are lines to write."""
+        self._hurry.clear()
+        if self._stopping:
+            return
+        try:
+            await asyncio.wait_for(self._hurry.wait(), max(0.01, seconds))
+        except TimeoutError:
+            return
 
     async def _give_back_strays(self) -> None:
         await self._link.connection()  # first: while it is being opened, more may be claimed

@@ -34,7 +34,10 @@ WEIGHT_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class RunnerStats:
-    """What a runner has done so far. processed counts settled attempts, failed those of them that failed; uptime in seconds."""
+    """What a runner has done so far. processed counts settled attempts, failed those of them that failed; uptime in seconds.
+
+    failed_hooks: hooks of tasks that raised or did not end in time.
+    """
 
     id: uuid.UUID
     name: str
@@ -43,6 +46,7 @@ class RunnerStats:
     processed: int
     failed: int
     lost_leases: int
+    failed_hooks: int
     uptime: float
 
 
@@ -238,6 +242,7 @@ class Runner:
             processed=0 if engine is None else engine.processed_count,
             failed=0 if engine is None else engine.failed_count,
             lost_leases=0 if engine is None else engine.completer.lost_lease_count,
+            failed_hooks=0 if engine is None else engine.reactions.failed_count,
             uptime=0.0 if started_at is None else time.monotonic() - started_at,
         )
 

@@ -23,7 +23,7 @@ from urllib.parse import quote, urlsplit
 import psycopg
 import pytest
 
-from pgqueue import AsyncQueue, Queue, Runner
+from pgqueue import AsyncQueue, Queue, Runner, task_hooks
 from pgqueue.migrations import migrate
 from pgqueue.registry import registry
 from pgqueue.settings import Settings
@@ -131,8 +131,8 @@ async def drain(migrated_database: str, settings: Settings) -> Callable[..., Awa
 
 @pytest.fixture(autouse=True)
 def own_tasks() -> Iterator[None]:
-    """Task types that a test registers are gone after it."""
-    with registry.isolated():
+    """Task types, hooks and middleware that a test registers are gone after it."""
+    with registry.isolated(), task_hooks.isolated():
         yield
 
 

@@ -355,6 +355,7 @@ def test_tables_made_from_the_models_equal_the_migrated_ones(migrated: psycopg.C
     migrated.execute("SET search_path = ''")  # names come back with their schema then
     migrated.execute("CREATE SCHEMA drawn")
     migrated.execute("CREATE FUNCTION drawn.new_id() RETURNS uuid LANGUAGE sql AS 'SELECT gen_random_uuid()'")
+    migrated.execute("CREATE SEQUENCE drawn.task_log_id_seq")
     script: list[str] = []
     dialect = create_engine("postgresql+psycopg://").dialect
 

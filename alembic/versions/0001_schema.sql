@@ -155,8 +155,9 @@ CREATE TABLE {schema}.attempt (
 CREATE INDEX attempt_task ON {schema}.attempt (task_id, attempt);
 CREATE TABLE {schema}.attempt_default PARTITION OF {schema}.attempt DEFAULT;
 
--- Lines that tasks logged about themselves.
+-- Lines that tasks logged about themselves, in the order of their ids. A serial, since partitions take no identity before 17.
 CREATE TABLE {schema}.task_log (
+    id        bigserial   NOT NULL,
     queue     text        NOT NULL,
     task_id   uuid        NOT NULL,
     attempt   integer     NOT NULL,
@@ -165,7 +166,7 @@ CREATE TABLE {schema}.task_log (
     message   text        NOT NULL,
     progress  real
 ) PARTITION BY RANGE (logged_at);
-CREATE INDEX task_log_task ON {schema}.task_log (task_id, logged_at);
+CREATE INDEX task_log_task ON {schema}.task_log (task_id, id);
 CREATE TABLE {schema}.task_log_default PARTITION OF {schema}.task_log DEFAULT;
 
 -- It outlives the task, and partitions can carry no unique key across days.

@@ -18,6 +18,7 @@ app = typer.Typer(help="Look at dead tasks, retry and purge them.", no_args_is_h
 OfType = Annotated[str | None, typer.Option("--type", metavar="NAME", help="Only this task type.")]
 InQueue = Annotated[str | None, typer.Option("--queue", metavar="NAME", help="Only this queue.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="Only with this tag; repeatable: with all of them.")]
+LINES_SHOWN = 20
 OlderThan = Annotated[
     str | None, typer.Option("--older-than", metavar="TIME", help="Only those dead for so long at least: 30s, 5m, 2h, 7d.")
 ]
@@ -59,15 +60,19 @@ def show(id: Id, dsn: Dsn = None, schema: Schema = None, json: Json = False) -> 
     from pgqueue.cli import screens
 
     with opened(settings_of(dsn, schema)) as database:
-        task, attempts = database.queue.dead.get(id), database.queue.attempts(id)
+        task, attempts, logs = (
+            database.queue.dead.get(id),
+            database.queue.attempts(id),
+            database.queue.logs(id, limit=LINES_SHOWN),
+        )
         now = database.rows(database.sql.clock())[0][0]
     if json:
-        emit(None if task is None else {**task.as_json(), "attempts": [attempt.as_json() for attempt in attempts]})
+        emit(None if task is None else screens.task_document(task, attempts, logs))
     if task is None:
         say(f"task {id} is not among the dead")
         raise typer.Exit(EXIT_FAILED)
     if not json:
-        screens.task_sheet(task, attempts, now)
+        screens.task_sheet(task, attempts, logs, now)
 
 
 @app.command("retry")

@@ -13,7 +13,7 @@ from pgqueue.doors import one_line
 from pgqueue.states import UNFINISHED, Status
 
 if TYPE_CHECKING:
-    from pgqueue.records import AttemptRecord, TaskPage, TaskRecord
+    from pgqueue.records import AttemptRecord, LogRecord, TaskPage, TaskRecord
 
 NARROW = 110
 """Below so many columns a table leaves out what may be done without."""
@@ -27,6 +27,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "try": {"justify": "right"},
     "reason": {"style": "bright_black"},
 }
+LEVEL_STYLES = {"debug": "bright_black", "info": "green", "warning": "yellow", "error": "red"}
 DISPENSABLE = ("priority", "try", "reason")
 
 
@@ -61,7 +62,16 @@ def _cells(task: TaskRecord, now: datetime) -> dict[str, str | Text]:
     }
 
 
-def task_sheet(task: TaskRecord, attempts: list[AttemptRecord], now: datetime) -> None:
+def task_document(task: TaskRecord, attempts: list[AttemptRecord], logs: list[LogRecord]) -> dict[str, Any]:
+    """The sheet as JSON."""
+    return {
+        **task.as_json(),
+        "attempts": [attempt.as_json() for attempt in attempts],
+        "logs": [line.as_json() for line in logs],
+    }
+
+
+def task_sheet(task: TaskRecord, attempts: list[AttemptRecord], logs: list[LogRecord], now: datetime) -> None:
     """Everything that is stored about a task."""
     screen = console()
     screen.print(Text.assemble((task.type, "bold"), "  ", str(task.id), "  ", _status(task.status)), soft_wrap=True)
@@ -74,6 +84,24 @@ def task_sheet(task: TaskRecord, attempts: list[AttemptRecord], now: datetime) -
         _document(screen, "result", task.result)
     for attempt in attempts:
         _attempt(screen, attempt, now)
+    if logs:
+        screen.print()
+        screen.print("log", style="bright_black")
+        for line in logs:
+            screen.print(log_line(line), soft_wrap=True)
+
+
+def log_line(line: LogRecord) -> Text:
+    """`12:00:01.250  warning  40 %  rendering`."""
+    done = "" if line.progress is None else f"{line.progress:.0%} "
+    first, *more = (_printable(part) for part in (line.message.splitlines() or [""]))
+    instant = line.logged_at.astimezone().isoformat(sep=" ", timespec="milliseconds")[11:23]
+    return Text.assemble(
+        (f"    {instant}  ", "bright_black"),
+        (f"{line.level:<7}  ", LEVEL_STYLES[line.level]),
+        (done, "bold"),
+        "\n".join([first, *(f"    {part}" for part in more)]),
+    )
 
 
 def _facts(task: TaskRecord, now: datetime) -> dict[str, str | None]:
@@ -83,6 +111,7 @@ def _facts(task: TaskRecord, now: datetime) -> dict[str, str | None]:
         "mature": _instant(task.maturity_at, now) if task.maturity_at != task.created_at else None,
         "started": _instant(task.started_at, now) + _runner(task) if task.started_at else None,
         "finished": _instant(task.finished_at, now) if task.finished_at else None,
+        "progress": None if task.progress is None else f"{task.progress:.0%}",
         "attempts": f"{task.attempt}{f', and {task.crashes} that crashed' if task.crashes else ''}",
         "tags": ", ".join(task.tags),
         "headers": one_line(pretty_json(task.headers)) if task.headers else None,

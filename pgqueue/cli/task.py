@@ -57,26 +57,33 @@ def list_tasks(
 @app.command("show")
 def show(
     id: Annotated[str, typer.Argument(metavar="ID", help="The task's id.", show_default=False)],
+    lines: Annotated[int, typer.Option("--lines", metavar="N", help="So many of its last log lines, up to 1,000.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what it logs, until it ends.")] = False,
     dsn: Dsn = None,
     schema: Schema = None,
     json: Json = False,
 ) -> None:
-    """Show everything about a task: payload, result, and the traceback of each failed attempt.
+    """Show everything about a task: payload, progress and log, result, and the traceback of each failed attempt.
 
-    Example: [bold]pgqueue task show 0198f2ab-7c1e-7d10-9a53-0b8f6f4b2c11[/bold]
+    Example: [bold]pgqueue task show 0198f2ab-7c1e-7d10-9a53-0b8f6f4b2c11 --follow[/bold]
     """
-    from pgqueue.cli import screens
+    from pgqueue.cli import following, screens
 
+    if follow and json:
+        give_up("--follow prints as it goes, and --json one document: keep one of them")
     with opened(settings_of(dsn, schema)) as database:
         task, attempts = database.queue.get(id), database.queue.attempts(id)
+        logs = database.queue.logs(id, limit=lines)
         now = database.rows(database.sql.clock())[0][0]
-    if json:
-        emit(None if task is None else {**task.as_json(), "attempts": [attempt.as_json() for attempt in attempts]})
-    if task is None:
-        say(f"task {id} is not stored: it never committed, or its history was dropped")
-        raise typer.Exit(EXIT_FAILED)
-    if not json:
-        screens.task_sheet(task, attempts, now)
+        if json:
+            emit(None if task is None else screens.task_document(task, attempts, logs))
+        if task is None:
+            say(f"task {id} is not stored: it never committed, or its history was dropped")
+            raise typer.Exit(EXIT_FAILED)
+        if not json:
+            screens.task_sheet(task, attempts, logs, now)
+        if follow:
+            following.follow(database, task.id, logs[-1].id if logs else None)
 
 
 @app.command("cancel")

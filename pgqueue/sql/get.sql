@@ -7,16 +7,28 @@ WITH RECURSIVE found AS (
 SELECT
     task.id, task.queue, task.type, task.status::text, task.priority, task.payload::text, task.maturity_at, task.created_at,
     task.claimed_at AS started_at, NULL::timestamptz AS finished_at, task.attempt, task.crashes, task.runner_id, task.tags,
-    task.headers::text, NULL AS result, task.blocked_on AS reason, task.lineage::text
+    task.headers::text, NULL AS result, task.blocked_on AS reason, task.lineage::text,
+    (
+        SELECT progress FROM {schema}.task_log AS log
+        WHERE log.task_id = %(id)s AND log.attempt = task.attempt AND log.progress IS NOT NULL ORDER BY log.id DESC LIMIT 1
+    ) AS progress
 FROM found
 JOIN {schema}.task ON task.queue = found.queue AND task.id = %(id)s
 UNION ALL
 SELECT
     id, queue, type, 'dead', priority, payload::text, maturity_at, created_at, started_at, finished_at, attempt, crashes,
-    runner_id, tags, headers::text, NULL, error, lineage::text
+    runner_id, tags, headers::text, NULL, error, lineage::text,
+    (
+        SELECT progress FROM {schema}.task_log AS log
+        WHERE log.task_id = %(id)s AND log.attempt = dead_task.attempt AND log.progress IS NOT NULL ORDER BY log.id DESC LIMIT 1
+    )
 FROM {schema}.dead_task WHERE id = %(id)s
 UNION ALL
 SELECT
     id, queue, type, status::text, priority, payload::text, maturity_at, created_at, started_at, finished_at, attempt, crashes,
-    runner_id, tags, headers::text, result::text, reason, lineage::text
+    runner_id, tags, headers::text, result::text, reason, lineage::text,
+    (
+        SELECT progress FROM {schema}.task_log AS log
+        WHERE log.task_id = %(id)s AND log.attempt = history.attempt AND log.progress IS NOT NULL ORDER BY log.id DESC LIMIT 1
+    )
 FROM {schema}.history WHERE id = %(id)s
