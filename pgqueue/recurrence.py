@@ -177,7 +177,8 @@ class Recurrence:
         """Divide the slots due in [next_run_at, now] into those to fire and those to skip. `next_run_at` counts as a slot.
 
         missed="last": the newest due slot fires. "skip": it fires only if it is at most SKIP_GRACE old. "all": the newest
-        `bound` (1 to MOST_CAUGHT_UP) fire. The rest is skipped. Of cron slots older than HORIZON only `next_run_at` counts.
+        `bound` (1 to MOST_CAUGHT_UP) fire. The rest is skipped. Of slots older than HORIZON only `next_run_at` counts,
+        but for a frequency.
 
         end_at: what is later is no slot. runs: how many may still fire; with "all" it is the oldest of those that would, and what
         is due after them is left for the next look.

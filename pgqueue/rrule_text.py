@@ -15,7 +15,8 @@ from typing import NamedTuple
 from pgqueue.errors import ConfigurationError
 
 LONGEST_RRULE = 1_000
-INTERVAL_MAX = 100_000
+INTERVALS_MAX = {"YEARLY": 50, "MONTHLY": 600, "WEEKLY": 2_600, "DAILY": 18_250, "HOURLY": 100_000, "MINUTELY": 100_000}
+"""Fifty years at most: no slot is looked for further ahead, so a longer pause would be taken for the end of the rule."""
 COUNT_MAX = 10_000
 """More are walked through at no reasonable price; UNTIL= and max_runs= have no such limit."""
 EXAMPLE = "'FREQ=WEEKLY;BYDAY=MO,FR;BYHOUR=9;BYMINUTE=30'"
@@ -23,7 +24,6 @@ DTSTART_EXAMPLE = "'DTSTART:20260105T090000 RRULE:FREQ=WEEKLY;INTERVAL=2'"
 DEFAULT_START = datetime(2001, 1, 1)  # noqa: DTZ001  # wall-clock time in the rule's zone
 """Midnight of a Monday, 1 January: where a rule without DTSTART starts, so what it leaves open is the first of its period."""
 
-FREQUENCIES = ("YEARLY", "MONTHLY", "WEEKLY", "DAILY", "HOURLY", "MINUTELY")
 WEEKDAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 SUB_DAILY = {"HOURLY": 24, "MINUTELY": 1440}
 """How many of them a day has."""
@@ -117,15 +117,15 @@ def _parts(text: str) -> Parts:
     frequency = said.get("FREQ", "")
     if frequency == "SECONDLY":
         raise ConfigurationError("is for seconds: use frequency=timedelta(seconds=5) for those")
-    if frequency not in FREQUENCIES:
-        raise ConfigurationError(f"takes FREQ= one of {', '.join(FREQUENCIES)}, as in {EXAMPLE}, not {frequency or 'none'}")
+    if frequency not in INTERVALS_MAX:
+        raise ConfigurationError(f"takes FREQ= one of {', '.join(INTERVALS_MAX)}, as in {EXAMPLE}, not {frequency or 'none'}")
     count = said.get("COUNT")
     until = said.get("UNTIL")
     if count is not None and until is not None:
         raise ConfigurationError("says with both COUNT and UNTIL when it ends: keep one of them")
     return Parts(
         frequency=frequency,
-        interval=_number("INTERVAL", said.get("INTERVAL", "1"), range(1, INTERVAL_MAX + 1)),
+        interval=_number("INTERVAL", said.get("INTERVAL", "1"), range(1, INTERVALS_MAX[frequency] + 1)),
         count=None if count is None else _number("COUNT", count, range(1, COUNT_MAX + 1)),
         until=None if until is None else _stamp("UNTIL", until, end_of_day=True),
         week_start=_week_start(said.get("WKST", "MO")),
