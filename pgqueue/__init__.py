@@ -27,7 +27,7 @@ from pgqueue.errors import (
 )
 from pgqueue.hooks import on_runner_start, on_runner_stop
 from pgqueue.outcomes import Cancel, Ignore, RetryIn, Snooze
-from pgqueue.records import AttemptRecord, QueueRecord, TaskPage, TaskRecord
+from pgqueue.records import AttemptRecord, QueueRecord, TaskPage, TaskRecord, TypeRecord
 from pgqueue.registry import registry, set_default_queue, task
 from pgqueue.requests import Unique
 from pgqueue.retry import Retry
@@ -57,8 +57,8 @@ __all__ = [
     "DiscoveryError", "EmbeddedError", "EnqueueConflict", "Ignore", "LeaseLost", "Observer", "PayloadError",
     "PgQueueError", "Queue", "QueueRecord", "ResultTimeout", "Retry", "RetryIn", "Runner", "RunnerStats", "Scheduler",
     "SchemaError", "Settings", "Snooze", "Status", "Task", "TaskCancelled", "TaskDead", "TaskDeleted", "TaskFinished",
-    "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "Unique", "UnknownTask",
-    "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
+    "TaskHandle", "TaskIgnored", "TaskNotFound", "TaskPage", "TaskRecord", "TaskUnsuccessful", "TypeRecord", "Unique",
+    "UnknownTask", "on_runner_start", "on_runner_stop", "registry", "set_default_queue", "task",
 ]  # fmt: skip
 
 

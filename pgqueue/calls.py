@@ -62,8 +62,8 @@ class Calls:
         result_bytes_max: int,
         random: random_module.Random | None = None,
     ) -> None:
-        self._types = {name: task_type for name in types if (task_type := registry.get(name)).batch_size is not None}
-        self.sizes = {name: task_type.batch_size or 1 for name, task_type in self._types.items()}
+        self._registry = registry
+        self.sizes = {name: size for name in types if (size := registry.get(name).batch_size) is not None}
         """How many tasks one call takes at most, by batch type."""
         self._threads = threads
         self._board = board
@@ -76,7 +76,7 @@ class Calls:
 
         Gives those an outcome that do not join, and sets `call.rest` if any do.
         """
-        task_type = self._types[call.attempts[0].claimed.type]
+        task_type = self._registry.get(call.attempts[0].claimed.type)
         joined = [(attempt, task) for attempt in call.attempts if (task := self._open(task_type, attempt)) is not None]
         if not joined:
             return

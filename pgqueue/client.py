@@ -22,6 +22,7 @@ import psycopg
 from typing_extensions import Unpack
 
 from pgqueue import operations, payload
+from pgqueue.catalogue import AsyncTypes, Types
 from pgqueue.collector import collector_paused
 from pgqueue.database import AsyncConnection, Connection, Operation
 from pgqueue.errors import ConfigurationError, TaskNotFound
@@ -249,6 +250,11 @@ class Queue(_Client[Pool]):
         queue, checked = check_name(name, "queue"), check_queue_options(options)
         return self._run(lambda: operations.configure(self._sql, queue, checked))
 
+    @property
+    def types(self) -> Types:
+        """The task types, and what operators set of them: `queue.types.update("send-email", timeout=...)`."""
+        return Types(self)
+
     def run_now(self, task: Task[R]) -> R:
         """Run a task here and now, without the database: for scripts and tests. Its exception comes out as it is."""
         from pgqueue.eager import run_eagerly
@@ -422,6 +428,11 @@ class AsyncQueue(_Client[AsyncPool]):
         """Set how a queue is worked off, as Queue.configure does."""
         queue, checked = check_name(name, "queue"), check_queue_options(options)
         return await self._run(lambda: operations.configure(self._sql, queue, checked))
+
+    @property
+    def types(self) -> AsyncTypes:
+        """The task types, and what operators set of them, as Queue.types gives it."""
+        return AsyncTypes(self)
 
     async def run_now(self, task: Task[R]) -> R:
         """Run a task here and now, without the database: for scripts and tests. Its exception comes out as it is."""

@@ -6,7 +6,7 @@ from three parts: several times faster than adapting eleven values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,10 +19,13 @@ COMMON_MAX = 1_000
 NULL = r"\N"
 
 
-def chunks(requests: Sequence[Request], now: datetime, firsts: dict[str, datetime]) -> Iterator[str]:
+def chunks(
+    requests: Sequence[Request], now: datetime, firsts: dict[str, datetime], *, overridden: Mapping[str, int] | None = None
+) -> Iterator[str]:
     """The rows of copy_tasks.sql, in the order of its columns. `now` is the database's clock.
 
-    firsts is filled, on the way, with the instant at which the first task of each queue is due.
+    overridden: the priorities that operators have set, by type. firsts is filled, on the way, with the instant at which the first
+    task of each queue is due.
     """
     known: dict[tuple[Any, ...], tuple[str, str]] = {}
     for start in range(0, len(requests), CHUNK_ROWS):
@@ -35,7 +38,7 @@ def chunks(requests: Sequence[Request], now: datetime, firsts: dict[str, datetim
                     known.clear()
                 maturity_at = request.at or now + timedelta(seconds=request.delay_seconds or 0)
                 firsts[request.queue] = min(maturity_at, firsts.get(request.queue, maturity_at))
-                parts = known[common] = _parts(request, maturity_at, now)
+                parts = known[common] = _parts(_with_priority(request, overridden), maturity_at, now)
             lines.append(f"{request.id.int:032x}{parts[0]}{_escaped(request.payload)}{parts[1]}")
         yield "".join(lines)
 
@@ -44,6 +47,12 @@ def array_literal(words: Sequence[str]) -> str:
     """A text[] as PostgreSQL writes it: an array of arrays of different lengths is not a type."""
     quoted = ('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
     return "{" + ",".join(quoted) + "}"
+
+
+def _with_priority(request: Request, overridden: Mapping[str, int] | None) -> Request:
+    if not overridden or request.keeps_priority or request.type not in overridden:
+        return request
+    return request._replace(priority=overridden[request.type])
 
 
 def _parts(request: Request, maturity_at: datetime, now: datetime) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar, get_args
@@ -65,6 +66,8 @@ class TaskType(Generic[T]):
     """How many tasks one call of `run_many` takes at most; None: `run` is called for each."""
     result_adapter: TypeAdapter[Any] | None = field(default=None, compare=False, repr=False)
     asks_next_try: bool = False
+    overrides: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    """What operators have set over the options of the code, as stored (overrides.py); None where nothing is."""
 
     def payload_schema(self) -> dict[str, Any]:
         """The payload's JSON schema, for forms and for other languages; of a field that has none, only that it is an object."""

@@ -36,8 +36,9 @@ class Engine(Parts):
         await self._claim_link.wait_until_up(timeout_seconds=timeout, say=logger.warning)
         await check_schema(self._claim_link, self._sql)
         await register_types(self._claim_link, self._sql, [self._registry.get(name) for name in self._assignment.types])
-        # Before the first claim: it must know the order of its queue.
+        # Before the first claim: it must know the order of its queue, and which types may be claimed.
         self._on_discovered([QueueRecord(*row) for row in await self._claim_link.rows(self._sql.queues())])
+        self._on_policies(await self._claim_link.rows(self._sql.type_policies(types=self._assignment.types)))
         await call_start_hooks(self._services.resources)
         await self._take_over()
 
@@ -48,7 +49,9 @@ class Engine(Parts):
         taken = await take_over(self._upkeep_link, self._sql, self._supervision, runner_id=self._assignment.id)
         for claimed in taken:
             self._taken_claim = claimed.claim_id
-            self.completer.add(settle_outstayed(claimed, self._registry, self._services, self._settings.undecodable_delay))
+            self.completer.add(
+                settle_outstayed(claimed, self._policies.registry, self._services, self._settings.undecodable_delay)
+            )
 
     def start(self) -> None:
         """Begin to beat, to claim and to settle."""

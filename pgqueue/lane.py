@@ -99,7 +99,7 @@ class Lane:
         link: Link,
         *,
         runner_id: uuid.UUID,
-        types: Sequence[str],
+        types: list[str],
         watermarks: Mapping[str, Watermarks],
         agings: Agings | None = None,
         patience_seconds: float = 0.0,
@@ -108,7 +108,7 @@ class Lane:
         self._sql = sql
         self._link = link
         self._runner_id = str(runner_id)
-        self._types = list(types)
+        self._types = types  # no copy: it changes in place (policies.py)
         self._watermarks = watermarks
         self._agings = Agings() if agings is None else agings
         self._reach = Reach()

@@ -16,7 +16,7 @@ from pgqueue.copying import array_literal, chunks
 from pgqueue.database import Operation
 from pgqueue.errors import EnqueueConflict, TaskNotFound
 from pgqueue.filters import Filter, Page
-from pgqueue.records import AttemptRecord, QueueRecord, TaskPage, TaskRecord
+from pgqueue.records import AttemptRecord, QueueRecord, TaskPage, TaskRecord, loads
 from pgqueue.requests import QueueOptions, Request
 from pgqueue.statements import Copy, Statements
 from pgqueue.states import UNFINISHED, Status
@@ -135,6 +135,7 @@ def _parameters(request: Request) -> dict[str, Any]:
         "tags": None if request.tags is None else list(request.tags),
         "headers": request.headers,
         "options": request.options,
+        "keeps_priority": request.keeps_priority,
     }
 
 
@@ -225,10 +226,9 @@ def _insert_unique(
 
 
 def _copy(sql: Statements, requests: Sequence[Request], now: datetime | None) -> Operation[None]:
-    if now is None:
-        now = (yield sql.clock())[0][0]
+    database_now, overridden = (yield sql.copy_terms())[0]
     firsts: dict[str, datetime] = {}
-    yield Copy(sql.copy_tasks, chunks(requests, now, firsts))
+    yield Copy(sql.copy_tasks, chunks(requests, now or database_now, firsts, overridden=loads(overridden) or {}))
     if requests[0].notify:
         yield sql.notify(channel=sql.schema, queues=list(firsts), maturity_ats=list(firsts.values()))
 
@@ -248,6 +248,7 @@ def _arrays(requests: Sequence[Request]) -> dict[str, Any]:
         "tags": [None if request.tags is None else array_literal(request.tags) for request in requests],
         "headers": [request.headers for request in requests],
         "options": [request.options for request in requests],
+        "keep_priorities": [request.keeps_priority for request in requests],
     }
 
 

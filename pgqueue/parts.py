@@ -26,6 +26,7 @@ from pgqueue.listener import Listener
 from pgqueue.maintenance import Promotion, Sweeps
 from pgqueue.outcomes import Verdict
 from pgqueue.paces import Paces
+from pgqueue.policies import Policies
 from pgqueue.prefetch import Prefetch
 from pgqueue.processes import Processes, Setup
 from pgqueue.quarantine import Quarantine
@@ -90,6 +91,7 @@ class Parts:
             registry=registry,
             on_owning=lambda name: self._paces.lease_always(name),
         )
+        self._policies = Policies(registry, assignment.types)
         self._watermarks = QueueWatermarks()
         self._agings = Agings()
         self._paces = Paces(assignment.types, patience_seconds=assignment.patience_seconds, leased=always_leased(types))
@@ -105,7 +107,7 @@ class Parts:
         self.slots = Slots(
             concurrency=assignment.concurrency,
             executor=Executor(
-                registry,
+                self._policies.registry,
                 threads=self._threads,
                 processes=self._processes,
                 board=self.board,
@@ -118,7 +120,7 @@ class Parts:
             board=self.board,
             paces=self._paces if assignment.patience_seconds > 0 else None,
             calls=Calls(
-                registry,
+                self._policies.registry,
                 assignment.types,
                 threads=self._threads,
                 board=self.board,
@@ -174,7 +176,7 @@ class Parts:
             self._sql,
             self._claim_link,
             runner_id=assignment.id,
-            types=assignment.types,
+            types=self._policies.claimable,
             queues=None if assignment.weights is None else list(assignment.weights),
             offer=self.slots.offer,
             idle=self.slots.idle,
@@ -190,7 +192,7 @@ class Parts:
             self._sql,
             link,
             runner_id=self._assignment.id,
-            types=self._assignment.types,
+            types=self._policies.claimable,
             watermarks=self._watermarks,
             agings=self._agings,
             patience_seconds=self._assignment.patience_seconds,
@@ -198,7 +200,7 @@ class Parts:
         )
 
     def _head_scan(self, link: Link) -> HeadScan:
-        types, watermarks = self._assignment.types, self._watermarks
+        types, watermarks = self._policies.claimable, self._watermarks
         delay = self._settings.unknown_type_delay
         return HeadScan(
             self._sql,
@@ -255,6 +257,8 @@ class Parts:
             held_claims=self._held_claims,
             running_count=lambda: self.slots.active_count,
             processed_count=lambda: self.processed_count,
+            types=self._assignment.types,
+            learn=self._on_policies,
             cancel=self._cancel,
             gave_back=lambda count: self.wake(),
         )
@@ -288,13 +292,13 @@ class Parts:
         return self.slots.in_hand == 0 and await self._quarantine.run_one_now_and_then(self._stopping)
 
     async def _is_drained(self) -> bool:
-        """Nothing ready or running of our types in our queues, here or elsewhere."""
+        """Nothing ready or running of the types that we may claim in our queues, here or elsewhere."""
         if self.slots.in_hand:
             return False
         await self.completer.flushed()
         weights = self._assignment.weights
         rows = await self._claim_link.rows(
-            self._sql.unfinished(queues=None if weights is None else list(weights), types=self._assignment.types)
+            self._sql.unfinished(queues=None if weights is None else list(weights), types=self._policies.claimable)
         )
         return not rows[0][0] and self.slots.in_hand == 0
 
@@ -342,6 +346,14 @@ class Parts:
         if self._turns.discovers and set(names) - set(self._turns.queues):
             self._turns.discover(names)
             self._claiming.look()
+
+    def _on_policies(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """What operators say about our types. Tasks of an enabled one may lie behind the watermarks, which passed them by."""
+        if self._policies.learn(row[:3] for row in rows):
+            for watermarks in self._watermarks.values():
+                watermarks.restart()
+            self._scan.start_over()
+            self.wake()
 
     def _cancel(self, requests: Sequence[tuple[str, str]]) -> None:
         for task_id, claim_id in requests:

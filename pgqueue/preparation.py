@@ -71,6 +71,7 @@ def prepare(task: Task[Any], options: Mapping[str, Any], settings: Settings) -> 
             headers=_headers(options.get("headers")),
             options=_overrides(options),
             notify=_notify(options.get("notify")),
+            keeps_priority=priority is not None,
         )
     )
 

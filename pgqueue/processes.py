@@ -53,6 +53,8 @@ class _Job:
     module: str
     type: str
     row: tuple[Any, ...]
+    overrides: Mapping[str, Any] | None
+    """What operators have set of the type: the retry decision is made over there."""
 
 
 class Processes:
@@ -68,7 +70,7 @@ class Processes:
 
         Cancelling the wait kills the process. Raises ProcessDied when it ends by itself.
         """
-        job = _Job(task_type.cls.__module__, task_type.name, _row(context._claimed))
+        job = _Job(task_type.cls.__module__, task_type.name, _row(context._claimed), task_type.overrides)
         async with asyncio.timeout(START_SECONDS_MAX):
             worker = await self._take(job)
         try:
@@ -242,12 +244,15 @@ def _end_with_parent() -> None:
 
 def _attempt(job: _Job, services: _ChildServices, setup: Setup) -> Outcome:
     from pgqueue.executor import conclude, succeed
+    from pgqueue.overrides import overridden
     from pgqueue.registry import registry, running_context
     from pgqueue.task import attach
 
     if registry.find(job.type) is None:
         importlib.import_module("__mp_main__" if job.module == "__main__" and "__mp_main__" in sys.modules else job.module)
     task_type = registry.get(job.type)
+    if job.overrides is not None:
+        task_type = overridden(task_type, job.overrides)
     claimed = Claimed(*job.row)
     context = Context(claimed, services)
     task = payload.decode(task_type, claimed.payload)

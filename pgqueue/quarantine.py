@@ -25,7 +25,7 @@ class Quarantine:
         link: Link,
         *,
         runner_id: uuid.UUID,
-        types: Sequence[str],
+        types: list[str],
         queues: Sequence[str] | None,
         offer: Callable[[list[Claimed]], None],
         idle: Callable[[], Awaitable[None]],
@@ -33,7 +33,7 @@ class Quarantine:
         self._sql = sql
         self._link = link
         self._runner_id = runner_id
-        self._types = list(types)
+        self._types = types  # no copy: it changes in place (policies.py)
         self._queues = None if queues is None else list(queues)
         self._offer = offer
         self._idle = idle

@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
+from pgqueue.overrides import in_force
 from pgqueue.states import Status
+
+BLOCKED_REASONS = {
+    "type": "no live runner of its queue knows its type",
+    "disabled": "its type is disabled",
+    "suspect": "it was running in crashes, and waits to run alone",
+}
+"""What a blocked task waits for, by the word in `task.blocked_on`; another word is shown as it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
     """A stored task, wherever it lives. Instants are aware, by the database's clock; `payload` and `result` are JSON values.
 
-    started_at is the instant of the last claim. reason says why it is dead, cancelled, ignored or deleted.
+    started_at is the instant of the last claim. reason says why it is dead, cancelled, ignored or deleted, or blocked.
     """
 
     id: uuid.UUID
@@ -46,6 +54,8 @@ class TaskRecord:
         values[13] = tuple(values[13] or ())
         values[14] = loads(values[14]) or {}
         values[15] = loads(values[15])
+        if values[3] is Status.BLOCKED:
+            values[16] = BLOCKED_REASONS.get(values[16], values[16])
         return cls(*values)
 
     def as_json(self) -> dict[str, Any]:
@@ -81,6 +91,43 @@ class QueueRecord:
     def as_json(self) -> dict[str, Any]:
         """The record as JSON values: lengths of time in seconds."""
         return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class TypeRecord:
+    """A task type as runners registered it, and what operators have set of it.
+
+    `options` are those of its code, `overrides` what is set over them, both as JSON values: lengths of time in seconds.
+    disabled_at: None where it is enabled. runners: the names of the live ones that know it.
+    """
+
+    name: str
+    title: str
+    description: str
+    payload_schema: dict[str, Any]
+    options: dict[str, Any]
+    overrides: dict[str, Any]
+    disabled_at: datetime | None
+    first_seen_at: datetime
+    updated_at: datetime
+    runners: tuple[str, ...]
+
+    @classmethod
+    def from_row(cls, row: tuple[Any, ...]) -> TypeRecord:
+        """A row of type_list.sql."""
+        values = list(row)
+        values[3:6] = map(loads, values[3:6])
+        values[9] = tuple(values[9])
+        return cls(*values)
+
+    @property
+    def effective(self) -> dict[str, Any]:
+        """The options that apply: those of the code with the overrides on top."""
+        return in_force(self.options, self.overrides)
+
+    def as_json(self) -> dict[str, Any]:
+        """The record as JSON values, the options that apply among them."""
+        return {name: _plain(getattr(self, name)) for name in (*(one.name for one in fields(self)), "effective")}
 
 
 @dataclass(frozen=True, slots=True)

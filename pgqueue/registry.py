@@ -70,6 +70,16 @@ class Registry:
         """The canonical names, in the order of registration."""
         return [task_type.name for task_type in self._by_fold.values()]
 
+    def put(self, task_type: TaskType[Any]) -> None:
+        """Have a registered type as this one from now on: the same class and name, other options."""
+        self._by_fold[fold(task_type.name)] = self._by_name[task_type.name] = task_type
+
+    def twin(self) -> Registry:
+        """A registry of the same types, whose changes leave this one alone."""
+        twin = Registry()
+        twin._by_fold, twin._by_name = dict(self._by_fold), dict(self._by_name)
+        return twin
+
     @contextmanager
     def isolated(self) -> Iterator[None]:
         """Start empty, and forget afterwards what was registered meanwhile: for tests."""

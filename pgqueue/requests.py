@@ -92,6 +92,8 @@ class Request(NamedTuple):
     headers: str | None
     options: str | None
     notify: bool = True
+    keeps_priority: bool = False
+    """The enqueue itself named the priority, so it wins over what an operator has set of the type."""
 
 
 def check_name(name: Any, what: str) -> str:

@@ -82,7 +82,7 @@ class HeadScan:
         link: Link,
         *,
         runner_id: uuid.UUID,
-        types: Sequence[str],
+        types: list[str],
         watermarks: Mapping[str, Watermarks],
         agings: Agings | None = None,
         queues: Callable[[], list[str]],
@@ -94,7 +94,7 @@ class HeadScan:
         self._sql = sql
         self._link = link
         self._runner_id = runner_id
-        self._types = list(types)
+        self._types = types  # no copy: it changes in place (policies.py)
         self._watermarks = watermarks
         self._agings = Agings() if agings is None else agings
         self._queues = queues
@@ -117,6 +117,11 @@ class HeadScan:
         for queue, progress in self._progress.items():
             progress.pause = PAUSE_MIN_SECONDS
             self._due_at.pop((queue, "scan"), None)
+        self._hurried.set()
+
+    def start_over(self) -> None:
+        """Which types may be claimed has changed: pass by, block and free what there is now."""
+        self._due_at.clear()
         self._hurried.set()
 
     async def run(self, stop: asyncio.Event) -> None:

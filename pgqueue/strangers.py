@@ -1,8 +1,9 @@
-"""Strangers: ready tasks of types that this runner does not know. They must not burden its claims.
+"""Strangers: ready tasks of types that this runner does not know, or that are disabled. They must not burden its claims.
 
 Claims pass them by: a look ahead moves the watermarks over them, in bounded steps, so that claims need not walk them again. Those
-that no live runner of their queue knows are blocked after a while, in batches, and freed by any runner that knows them. Used by
-scan.py on its connection; every statement takes rows with SKIP LOCKED.
+that no live runner of their queue knows are blocked after a while, in batches, and freed by any runner that knows them; those of
+a disabled type are blocked at once, and freed when it is enabled. Used by scan.py on its connection; every statement takes rows
+with SKIP LOCKED.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -43,14 +44,14 @@ class Strangers:
         sql: Statements,
         link: Link,
         *,
-        types: Sequence[str],
+        types: list[str],
         delay: timedelta,
         watermarks: Mapping[str, Watermarks],
         on_ready: Callable[[str], None],
     ) -> None:
         self._sql = sql
         self._link = link
-        self._types = list(types)
+        self._types = types  # no copy: it changes in place (policies.py)
         self._delay_seconds = delay.total_seconds()
         self._watermarks = watermarks
         self._on_ready = on_ready
@@ -76,7 +77,7 @@ class Strangers:
         return BUSY_PAUSE_SECONDS if is_moving else PAUSE_SECONDS * random.uniform(0.8, 1.0)
 
     async def block(self, queue: str) -> float:
-        """One stretch behind the watermarks: block what no live runner knows and has been ready for the delay."""
+        """One stretch behind the watermarks: block what is disabled, or known to no live runner and ready for the delay."""
         stretches = self._stretches.setdefault(queue, [])
         if not stretches:
             stretches.extend(self._watermarks[queue].slices())
@@ -92,7 +93,7 @@ class Strangers:
         return max(PAUSE_MIN_SECONDS, min(BLOCK_PAUSE_SECONDS, self._delay_seconds / 4)) * random.uniform(0.8, 1.0)
 
     async def free(self, queue: str) -> float:
-        """Make a batch of tasks ready that were blocked for want of a runner that knows them."""
+        """Make a batch of tasks ready that were blocked for want of a runner that knows them, or of a type that was disabled."""
         rows = await self._link.rows(self._sql.free_types(queue=queue, types=self._types, limit=BLOCK_BATCH))
         for priority, maturity_at, id, _ in rows:
             self._watermarks[queue].retreat(priority, maturity_at, id)
@@ -102,8 +103,8 @@ class Strangers:
 
     def _note(self, queue: str, rows: list[Any]) -> None:
         counts = self._blocked.setdefault(queue, Counter())
-        for type_name, status, count, *_ in rows:
-            if status == "blocked":
+        for type_name, way, count, *_ in rows:
+            if way == "unknown":
                 counts[type_name] += count
 
     def _report(self, queue: str) -> None:

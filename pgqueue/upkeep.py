@@ -1,5 +1,6 @@
-"""What a runner does for itself, on its own loop: it says that the loop turns, looks whether one of its tasks is to be cancelled,
-and gives back what was claimed for it and never arrived. Beating and rescuing is the heart's business (heart.py)."""
+"""What a runner does for itself, on its own loop: it says that the loop turns, looks whether one of its tasks is to be cancelled
+and what operators say about its types, and gives back what was claimed for it and never arrived. Beating and rescuing is the
+heart's business (heart.py)."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 
@@ -24,6 +26,8 @@ logger = logging.getLogger("pgqueue.upkeep")
 TICK_SECONDS = 0.1
 LOOK_SECONDS = 1.0
 """How often a runner looks whether one of its tasks is to be cancelled."""
+POLICIES_SECONDS = 2.0
+"""How often a runner looks what operators say about its types."""
 STRAY_DEADLINES = 1.5
 """A claim that is older than so many deadlines of a statement and has not arrived will not arrive."""
 
@@ -41,12 +45,14 @@ class Supervision:
 class Upkept:
     """What upkeep asks of the runner, and tells it; called on the runner's loop.
 
-    `held_claims`: the claims that it holds or that are on their way to it.
+    `held_claims`: the claims that it holds or that are on their way to it. `learn` gets the rows of type_policies.sql.
     """
 
     held_claims: Callable[[], Iterable[str]]
     running_count: Callable[[], int]
     processed_count: Callable[[], int]
+    types: list[str]
+    learn: Callable[[Sequence[tuple[Any, ...]]], None]
     cancel: Callable[[Sequence[tuple[str, str]]], None]
     gave_back: Callable[[int], None]
 
@@ -94,11 +100,15 @@ class Upkeep:
 
     async def _look_forever(self) -> None:
         strays_at = 0.0
+        policies_at = time.monotonic() + POLICIES_SECONDS
         while True:
             try:
                 if time.monotonic() >= strays_at:
                     strays_at = time.monotonic() + self._heartbeat_seconds * random.uniform(0.9, 1.0)
                     await self._give_back_strays()
+                if time.monotonic() >= policies_at:
+                    policies_at = time.monotonic() + POLICIES_SECONDS * random.uniform(0.8, 1.0)
+                    self._runner.learn(await self._link.rows(self._sql.type_policies(types=self._runner.types)))
                 if self._runner.running_count():
                     await self._look_for_cancellations()
             except (psycopg.Error, PgQueueError, OSError) as error:

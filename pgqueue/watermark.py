@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -115,6 +116,13 @@ class Watermarks:
         self._keys.clear()
         self._steps.clear()
         self._segments = WHOLE
+
+    def restart(self) -> None:
+        """Scan each priority from its head next time. Unlike after `forget`, a claim that is under way moves nothing."""
+        for priority in self._keys:
+            self._keys[priority] = (datetime.min.replace(tzinfo=UTC), NIL)
+        if self._keys:
+            self._rebuild()
 
     def slices(self) -> list[Slice]:
         """All that lies behind the watermarks, the highest priority first."""

@@ -280,7 +280,15 @@ CREATE TABLE {schema}.task_type (
     first_seen_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT task_type_pkey PRIMARY KEY (name),
-    CONSTRAINT task_type_name_length CHECK (length(name) BETWEEN 1 AND 200)
+    CONSTRAINT task_type_name_length CHECK (length(name) BETWEEN 1 AND 200),
+    CONSTRAINT task_type_overrides_object CHECK (jsonb_typeof(overrides) = 'object'),
+    -- Every enqueue of the type reads it.
+    CONSTRAINT task_type_priority_range CHECK (
+        CASE jsonb_typeof(overrides -> 'priority')
+            WHEN 'number' THEN (overrides -> 'priority')::numeric BETWEEN -32767 AND 32767
+            ELSE NOT overrides ? 'priority'
+        END
+    )
 );
 -- Two names that fold together would be one task with two owners.
 CREATE UNIQUE INDEX task_type_folded ON {schema}.task_type ({schema}.fold(name));

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pgqueue import doors
-from pgqueue.cli import migrate, queues, stats, task, up
+from pgqueue.cli import catalogue, migrate, queues, stats, task, up
 from pgqueue.cli.output import EPILOG
 
 app = typer.Typer(
@@ -75,4 +75,5 @@ def _scheduler(context: typer.Context) -> None:
 app.command("migrate")(migrate.migrate)
 app.add_typer(task.app, name="task")
 app.add_typer(queues.app, name="queues")
+app.add_typer(catalogue.app, name="types")
 app.command("stats")(stats.stats)

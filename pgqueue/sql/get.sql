@@ -7,7 +7,7 @@ WITH RECURSIVE found AS (
 SELECT
     task.id, task.queue, task.type, task.status::text, task.priority, task.payload::text, task.maturity_at, task.created_at,
     task.claimed_at AS started_at, NULL::timestamptz AS finished_at, task.attempt, task.crashes, task.runner_id, task.tags,
-    task.headers::text, NULL AS result, NULL AS reason
+    task.headers::text, NULL AS result, task.blocked_on AS reason
 FROM found
 JOIN {schema}.task ON task.queue = found.queue AND task.id = %(id)s
 UNION ALL

@@ -10,7 +10,8 @@ WITH RECURSIVE found AS (
     SELECT task.* FROM found CROSS JOIN LATERAL (
         SELECT
             id, queue, type, status::text, priority, payload::text, maturity_at, created_at, claimed_at AS started_at,
-            NULL::timestamptz AS finished_at, attempt, crashes, runner_id, tags, headers::text, NULL AS result, NULL AS reason
+            NULL::timestamptz AS finished_at, attempt, crashes, runner_id, tags, headers::text, NULL AS result,
+            blocked_on AS reason
         FROM {schema}.task
         WHERE queue = found.queue
             AND (%(before)s::uuid IS NULL OR id < %(before)s)

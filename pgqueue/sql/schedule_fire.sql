@@ -7,7 +7,14 @@
 -- channel as in enqueue.sql. Result: slot_at, task_id (NULL: skipped), reason.
 WITH due AS (
     -- set_config runs before anything is inserted, because every insert takes its rows from here; it ends with the statement.
-    SELECT id, type, queue, payload, options, clock_timestamp() AS now, set_config('lock_timeout', %(lock_timeout)s::text, true)
+    SELECT
+        id, type, queue, payload, options, clock_timestamp() AS now, set_config('lock_timeout', %(lock_timeout)s::text, true),
+        -- What code declares has the priority of its type, and that is what an operator may have set.
+        (
+            SELECT (known.overrides -> 'priority')::smallint
+            FROM {schema}.task_type AS known
+            WHERE known.name = schedule.type AND schedule.source = 'code'
+        ) AS set_priority
     FROM {schema}.schedule
     WHERE id = %(id)s::uuid AND next_run_at = %(seen)s::timestamptz AND enabled AND paused_at IS NULL
     FOR UPDATE SKIP LOCKED
@@ -26,7 +33,8 @@ enqueued AS (
         id, queue, type, status, priority, payload, maturity_at, expires_at, unique_key, tags, headers, options
     )
     SELECT
-        wanted.task_id, due.queue, due.type, 'ready', coalesce((due.options ->> 'priority')::smallint, 100), due.payload, due.now,
+        wanted.task_id, due.queue, due.type, 'ready', coalesce(due.set_priority, (due.options ->> 'priority')::smallint, 100),
+        due.payload, due.now,
         due.now + make_interval(secs => (due.options ->> 'expires')::float8), decode(due.options ->> 'unique_key', 'hex'),
         CASE WHEN jsonb_typeof(due.options -> 'tags') = 'array' THEN ARRAY(SELECT jsonb_array_elements_text(due.options -> 'tags')) END,
         wanted.headers::jsonb, due.options -> 'overrides'
