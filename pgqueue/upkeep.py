@@ -114,7 +114,7 @@ class Upkeep:
             except (psycopg.Error, PgQueueError, OSError) as error:
                 logger.warning("upkeep failed, trying on: %s", str(error).strip().partition("\n")[0])
                 await self._link.drop()
-            await asyncio.sleep(min(LOOK_SECONDS, max(0.01, strays_at - time.monotonic())))
+            await asyncio.sleep(min(LOOK_SECONDS, max(0.01, min(strays_at, policies_at) - time.monotonic())))
 
     async def _give_back_strays(self) -> None:
         await self._link.connection()  # first: while it is being opened, more may be claimed

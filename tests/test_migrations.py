@@ -439,6 +439,17 @@ OTHER_BREAKERS: list[tuple[str, str, dict[str, Any]]] = [
     ("queue_limits_positive", "queue", {"name": "q", "aging": "-1 hour"}),
     ("queue_name_length", "queue", {"name": ""}),
     ("task_type_name_length", "task_type", {"name": "t" * 10_000, "title": "T", "payload_schema": "{}"}),
+    *(
+        (rule, "task_type", {"name": "T", "title": "T", "payload_schema": "{}", "overrides": overrides})
+        for rule, overrides in [
+            ("task_type_overrides_object", "[]"),
+            ("task_type_overrides_object", "null"),
+            ("task_type_priority_range", '{"priority": -32768}'),
+            ("task_type_priority_range", '{"priority": 1e30}'),
+            ("task_type_priority_range", '{"priority": "100"}'),
+            ("task_type_priority_range", '{"priority": null}'),
+        ]
+    ),
 ]
 BREAKERS = [(rule, "task", {"type": "T", **row}) for rule, row in TASK_BREAKERS] + OTHER_BREAKERS
 

@@ -8,6 +8,7 @@ import typer
 
 from pgqueue.cli.opening import opened, settings_of
 from pgqueue.cli.output import EPILOG, Dsn, Json, Schema, console, emit, give_up, pretty_json, table
+from pgqueue.overrides import STORED
 
 if TYPE_CHECKING:
     from pgqueue.records import TypeRecord
@@ -198,8 +199,9 @@ def _sheet(found: TypeRecord) -> None:
 
 
 def _names(overrides: dict[str, Any]) -> list[str]:
-    """The overrides by the names of their options."""
-    return [name.removesuffix("_seconds") for name in overrides]
+    """The overrides by the names of their options, in one order; those that this version does not know come last."""
+    known = [key for key in STORED.values() if key in overrides]
+    return [key.removesuffix("_seconds") for key in dict.fromkeys([*known, *overrides])]
 
 
 def _shown(options: dict[str, Any]) -> dict[str, str]:
