@@ -16,6 +16,7 @@ from pgqueue.database import Parameters
 from pgqueue.states import FINISHED
 
 NOWHERE = Queue("postgresql://127.0.0.1:1/nowhere")
+REASONS = {Status.DEAD: "broke", Status.BLOCKED: "no live runner of its queue knows its type"}
 
 
 class Note(Task[int]):
@@ -81,7 +82,7 @@ def test_a_task_is_found_wherever_it_lives(queue: Queue, zoo: dict[Status, set[u
             assert record is not None
             assert (record.id, record.status, record.type) == (id, status, "note")
             assert queue.get(str(id)) == record
-            assert record.reason == {Status.DEAD: "broke"}.get(status, "so" if status in FINISHED else None)
+            assert record.reason == REASONS.get(status, "so" if status in FINISHED else None)
             assert record.result == (5 if status in FINISHED - {Status.DEAD} else None)
             assert (record.finished_at is None) is (status not in FINISHED)
             assert json.loads(json.dumps(record.as_json()))["status"] == status
