@@ -249,7 +249,7 @@ def test_a_lost_lane_does_not_regain_what_was_changed_after_it_had_read_it(queue
         queue="default", ids=[kept.id, changed.id, restored.id], runner_id=runner_id, claim_id=claim_id,
         claimed_at=datetime.now(UTC), claims_before="{}",
     )  # fmt: skip
-    assert connection.execute(regain.statement.text, regain.parameters).fetchall() == [(str(kept.id),)]
+    assert connection.execute(regain.statement.text, regain.parameters).fetchall() == [(str(kept.id), True)]
 
 
 def test_a_running_attempt_of_a_marked_task_finds_its_lease_lost(
