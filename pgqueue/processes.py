@@ -178,8 +178,8 @@ def _exit(code: int | None) -> str:
 
 def _row(claimed: Claimed) -> tuple[Any, ...]:
     return (
-        claimed.queue, claimed.claim_id, claimed.id, claimed.type, claimed.attempt, claimed.priority, claimed.maturity_at,
-        claimed.claimed_at, claimed.payload, claimed.options, claimed.is_expired,
+        claimed.queue, claimed.claim_id, claimed.id, claimed.type, claimed.attempt, claimed.priority, claimed.maturity,
+        claimed.claimed, claimed.payload, claimed.options, claimed.is_expired,
     )  # fmt: skip
 
 
