@@ -15,6 +15,8 @@ AHEAD = 200
 UNKNOWN = "unknown"
 BLOCKING_SECONDS_MAX = 300.0
 FIRST_SECONDS_MAX = 15.0
+SOON = {"PGQUEUE_UNKNOWN_TYPE_DELAY": "1s"}
+"""Instead of a minute: how long it is waited for a runner that knows them is not what is measured."""
 FRESH = "SELECT count(*) FROM pgqueue.task WHERE type = 'unknown' AND status = 'ready'"
 
 
@@ -43,7 +45,7 @@ def unknown_blocked(ground: Ground) -> dict[str, float]:
 def _block(ground: Ground, dsn: str) -> float:
     """Let a runner put them aside. Returns seconds. Raises Skipped when it does not begin to."""
     began_at = time.monotonic()
-    with Wire() as wire, runners(ground, dsn, wire=wire) as started:
+    with Wire() as wire, runners(ground, dsn, wire=wire, settings=SOON) as started:
         wire.open()
         while (left := server.ask(dsn, FRESH)) > 0:
             spent = time.monotonic() - began_at

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from benchmarks.ground import ROOT, Ground
 from benchmarks.wire import Wire
 
 STOP_SECONDS_MAX = 20.0
+NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,13 @@ class Program:
 
 
 @contextmanager
-def program(module: str, dsn: str, *flags: str, wire: Wire) -> Iterator[Program]:
-    """`python -m module` with the benchmark's tasks, on this database and with none of the user's settings."""
+def program(module: str, dsn: str, *flags: str, wire: Wire, settings: Mapping[str, str] = NONE) -> Iterator[Program]:
+    """`python -m module` with the benchmark's tasks, on this database and with none of the user's settings but these."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PGQUEUE_", "DATABASE_URL"))}
     command = [sys.executable, "-m", module, "--dsn", dsn, "--tasks", "benchmarks.tasks", "--log-level", "warning", *flags]
+    environment = {**kept, **wire.environment, **settings}
     with tempfile.NamedTemporaryFile(prefix="pgqueue-bench-", suffix=".log") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=kept | wire.environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
         started = Program(process, Path(log.name))
         try:
             yield started
@@ -77,7 +79,9 @@ def program(module: str, dsn: str, *flags: str, wire: Wire) -> Iterator[Program]
 
 
 @contextmanager
-def runners(ground: Ground, dsn: str, *flags: str, wire: Wire, processes: int = 1) -> Iterator[list[Program]]:
+def runners(
+    ground: Ground, dsn: str, *flags: str, wire: Wire, processes: int = 1, settings: Mapping[str, str] = NONE
+) -> Iterator[list[Program]]:
     """Runner processes, ready and at the gate: the children of one supervisor where the runner has `--processes`, else so many
     programs."""
     before = len(wire.ready_pids)
@@ -86,7 +90,7 @@ def runners(ground: Ground, dsn: str, *flags: str, wire: Wire, processes: int = 
             each = [[*flags, "--processes", str(processes)]]
         else:
             each = [list(flags)] * processes
-        started = [stack.enter_context(program("pgqueue.runner", dsn, *one, wire=wire)) for one in each]
+        started = [stack.enter_context(program("pgqueue.runner", dsn, *one, wire=wire, settings=settings)) for one in each]
         wire.wait_ready(before + processes, lambda: check(started))
         yield started
 

@@ -8,30 +8,30 @@ Strictly by priority; unless the queue ages, where a task gains one step of prio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeAlias
 
 from pgqueue.context import Claimed
+from pgqueue.instants import MICROSECOND
 from pgqueue.records import QueueRecord
 
 PRIORITIES_LIMIT = 1_000
 """Priorities that one claim of a queue that ages looks at; of more at a time the lowest wait."""
 REACH_MIN, REACH_MAX = 2, 32
 """Candidates looked at for each task wanted. The most: 16 runners that lock, each at a batch of its own, and as much to spare."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Order: TypeAlias = Callable[[Claimed], tuple[Any, ...]]
 
 
 def by_priority(claimed: Claimed) -> tuple[Any, ...]:
     """The strict order."""
-    return -claimed.priority, claimed.maturity_at, claimed.id
+    return -claimed.priority, claimed.maturity, claimed.id
 
 
 def by_age(aging: timedelta, claimed: Claimed) -> tuple[Any, ...]:
-    """The order of a queue that ages; within one priority it is the strict one. A timedelta holds what no datetime would."""
-    return claimed.maturity_at - EPOCH - claimed.priority * aging, -claimed.priority, claimed.id
+    """The order of a queue that ages; within one priority it is the strict one."""
+    return claimed.maturity - claimed.priority * (aging // MICROSECOND), -claimed.priority, claimed.id
 
 
 class Agings:

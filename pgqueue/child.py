@@ -19,6 +19,7 @@ from typing import Any
 from pgqueue import doors
 from pgqueue.board import Board
 from pgqueue.children import Errand, Left, Loaded, Order, Ready, Refused, Stop, accept_signals
+from pgqueue.collector import calm_collector
 from pgqueue.errors import PgQueueError
 
 logger = logging.getLogger("pgqueue.runner")
@@ -84,6 +85,7 @@ class Life:
                 raise
             self._say(Left(has_failed=False))
             return
+        calm_collector()
         self._say(Ready())
         await runner.wait()
         await runner.stop()

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pgqueue.errors import PgQueueError
+from pgqueue.instants import instant, microseconds
 
 if TYPE_CHECKING:
     from pgqueue.journal import TaskLog
@@ -55,12 +56,13 @@ class Holding(Protocol):
 class Claimed:
     """A claimed row, as the lane reads it. `payload`, `options` and `headers` are JSON text, decoded inside the attempt.
 
+    maturity, claimed: instants as in instants.py, with `maturity_at` and `claimed_at` the datetimes; either is taken.
     holding: the lane's transaction whose lock is the claim; None once it is written down as a lease.
     """
 
     __slots__ = (
-        "attempt", "claim_id", "claimed_at", "headers", "holding", "id", "is_expired", "maturity_at", "options", "payload",
-        "priority", "queue", "type",
+        "attempt", "claim_id", "claimed", "headers", "holding", "id", "is_expired", "maturity", "options", "payload", "priority",
+        "queue", "type",
     )  # fmt: skip
 
     def __init__(
@@ -71,8 +73,8 @@ class Claimed:
         type: str,
         attempt: int,
         priority: int,
-        maturity_at: datetime,
-        claimed_at: datetime,
+        maturity: datetime | int,
+        claimed: datetime | int,
         payload: str,
         options: str | None,
         is_expired: bool | None,
@@ -84,13 +86,21 @@ class Claimed:
         self.type = type
         self.attempt = attempt
         self.priority = priority
-        self.maturity_at = maturity_at
-        self.claimed_at = claimed_at
+        self.maturity = maturity if maturity.__class__ is int else microseconds(maturity)  # type: ignore[arg-type]
+        self.claimed = claimed if claimed.__class__ is int else microseconds(claimed)  # type: ignore[arg-type]
         self.payload = payload
         self.options = options
         self.is_expired = is_expired
         self.headers = headers
         self.holding: Holding | None = None
+
+    @property
+    def maturity_at(self) -> datetime:
+        return instant(self.maturity)
+
+    @property
+    def claimed_at(self) -> datetime:
+        return instant(self.claimed)
 
 
 class Context:

@@ -20,6 +20,7 @@ from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.types.numeric import Int8BinaryLoader
 
 from pgqueue.aging import PRIORITIES_LIMIT, Agings, Reach
 from pgqueue.batch import Batch
@@ -135,6 +136,7 @@ class Lane:
         connection = await self._link.connection()
         started_at = time.monotonic()
         cursor = connection.cursor(binary=True)
+        cursor.adapters.register_loader("timestamptz", Int8BinaryLoader)
         await cursor.execute(*self._pick(self._sql.claim, self._sql.claim_aged, queue, claim_id, limit, segments), prepare=True)
         rows = await cursor.fetchall()
         self._reach.found(len(rows), limit)

@@ -68,6 +68,7 @@ class Listener:
         """The runner has nothing to do in any queue. Cheap; called on the loop."""
         if not self._is_resting:
             self._is_resting = True
+            self._arm_at = 0.0  # who was woken and has worked since need not wait for those who were not
             self._stirred.set()
 
     def busy(self) -> None:

@@ -252,8 +252,8 @@ def _unpacked(report: _Report, task_type: TaskType[Any], context: Context) -> Ou
 
 def _row(claimed: Claimed) -> tuple[Any, ...]:
     return (
-        claimed.queue, claimed.claim_id, claimed.id, claimed.type, claimed.attempt, claimed.priority, claimed.maturity_at,
-        claimed.claimed_at, claimed.payload, claimed.options, claimed.is_expired,
+        claimed.queue, claimed.claim_id, claimed.id, claimed.type, claimed.attempt, claimed.priority, claimed.maturity,
+        claimed.claimed, claimed.payload, claimed.options, claimed.is_expired,
     )  # fmt: skip
 
 

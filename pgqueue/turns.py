@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 
 PAUSE_MIN_SECONDS = 0.01
 PAUSE_GROWTH = 1.6
-DROWSY_SECONDS = 0.1
-"""A queue whose pause has grown so far is asleep: notice is worth asking for."""
+DROWSY_SECONDS = 0.02
+"""A queue whose pause has grown so far, at the third empty look, is asleep: notice is worth asking for."""
 
 
 class Turns:

@@ -13,13 +13,14 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg.adapt import Transformer
+from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.pq import ConnStatus, ExecStatus, Format
 from psycopg.pq.abc import PGresult
+from psycopg.types.numeric import Int8BinaryLoader
 from psycopg.waiting import Ready, Wait
 
 from pgqueue.copying import array_literal
@@ -30,6 +31,7 @@ _GOOD = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 _prepared: WeakKeyDictionary[AsyncConnection, dict[str, bytes]] = WeakKeyDictionary()
 """The statements that each connection has prepared by text, with their names."""
 _numbers = itertools.count()
+_adapters: WeakKeyDictionary[AsyncConnection, AdaptersMap] = WeakKeyDictionary()
 
 
 @dataclass(slots=True)
@@ -95,11 +97,26 @@ class Exchange:
                 expected.result = result
 
     def rows(self, reply: Reply) -> Sequence[tuple[Any, ...]]:
-        """The rows of a statement that was carried out."""
+        """The rows of a statement that was carried out, with instants as in instants.py."""
         assert reply.result is not None
-        transformer = Transformer(self.connection)
+        transformer = Transformer(_reading(self.connection))
         transformer.set_pgresult(reply.result, format=Format.BINARY)
         return transformer.load_rows(0, reply.result.ntuples, tuple)
+
+
+class _Reading(NamedTuple):
+    """What a Transformer wants to know of a connection, with a loader of our own."""
+
+    connection: AsyncConnection
+    adapters: AdaptersMap
+
+
+def _reading(connection: AsyncConnection) -> _Reading:
+    adapters = _adapters.get(connection)
+    if adapters is None:
+        adapters = _adapters[connection] = AdaptersMap(connection.adapters)
+        adapters.register_loader("timestamptz", Int8BinaryLoader)
+    return _Reading(connection, adapters)
 
 
 def encode(value: Any) -> bytes | None:

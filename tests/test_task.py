@@ -167,4 +167,4 @@ def test_postponed_annotations_are_read_inside_a_function():
 
 
 def _context(*, attempt: int) -> Context:
-    return Context(Claimed("default", "", "", "idle", attempt, 100, None, None, "{}", None, False), None)
+    return Context(Claimed("default", "", "", "idle", attempt, 100, 0, 0, "{}", None, False), None)
