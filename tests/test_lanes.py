@@ -228,7 +228,7 @@ async def test_what_a_lost_lane_had_locked_goes_on_under_a_lease_and_runs_once(
     queue: Queue, migrated_database: str, settings: Settings, connection: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whoever else looks could take a row in the moment in which the server lets go of it.
-    monkeypatch.setattr("pgqueue.engine.LANES", 1)
+    monkeypatch.setattr("pgqueue.parts.LANES", 1)
     monkeypatch.setattr("pgqueue.scan.HeadScan.run", lambda self, stop: stop.wait())
     go_on, runs = asyncio.Event(), Counter[int]()
 

@@ -69,6 +69,8 @@ def state_of(pid: int) -> str:
         return ""
 
 
+STARTED = "SELECT count(*) FROM effect"
+"""What has said so itself: a claim is not a start yet."""
 RUNNING = "SELECT count(*) FROM pgqueue.task WHERE status = 'running'"
 
 
@@ -104,9 +106,9 @@ def test_drain_waits_for_suspects_too(queue: Queue, connection: Row, start: Star
 
 def test_the_tasks_of_a_killed_child_run_again_at_once_and_spend_no_attempt(queue: Queue, connection: Row, start: Start) -> None:
     # With this lease, whoever waited for a rescue would wait for too long.
-    queue.enqueue_many([hazards.Innocent(seconds=1.0) for _ in range(10)])
+    queue.enqueue_many([hazards.Innocent(seconds=1.0, marks=True) for _ in range(10)])
     runner = start("--lease", "60s", "--heartbeat", "500ms")
-    wait_until(lambda: number(connection, RUNNING) == 10)
+    wait_until(lambda: number(connection, STARTED) == 10)
     [victim] = children(connection)
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: number(connection, "SELECT count(*) FROM pgqueue.task WHERE crashes = 1") == 10, timeout=3)
@@ -186,9 +188,9 @@ def test_children_without_a_supervisor_stop_within_the_lease(queue: Queue, conne
 
 
 def test_ctrl_c_in_a_terminal_reaches_everybody_and_lets_tasks_finish(queue: Queue, connection: Row, start: Start) -> None:
-    handle = queue.enqueue(hazards.Innocent(seconds=1.0))
+    handle = queue.enqueue(hazards.Innocent(seconds=1.0, marks=True))
     runner = start()
-    wait_until(lambda: number(connection, RUNNING) == 1)
+    wait_until(lambda: number(connection, STARTED) == 1)
     runner.signal_all(signal.SIGINT)
     assert runner.wait() == 0
     assert handle.status() is Status.SUCCEEDED
@@ -209,9 +211,9 @@ def test_a_child_that_does_not_stop_is_killed_and_gives_back(queue: Queue, conne
 def test_sigterm_to_a_child_alone_stops_it_in_order_and_another_takes_its_place(
     queue: Queue, connection: Row, start: Start
 ) -> None:
-    handle = queue.enqueue(hazards.Innocent(seconds=1.0))
+    handle = queue.enqueue(hazards.Innocent(seconds=1.0, marks=True))
     runner = start()
-    wait_until(lambda: number(connection, RUNNING) == 1)
+    wait_until(lambda: number(connection, STARTED) == 1)
     [first] = children(connection)
     os.kill(first, signal.SIGTERM)
     wait_until(lambda: children(connection) not in ([], [first]))

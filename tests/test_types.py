@@ -398,7 +398,7 @@ def test_a_process_of_its_own_decides_by_the_retry_override_too() -> None:
             raise OSError("broken")
 
     setup, (pipe, _) = Setup(NOBODY, "pgqueue", uuid.uuid4(), 1_000), multiprocessing.Pipe()
-    row = ("default", "c", "0198f2ab-7c1e-7d10-9a53-0b8f6f4b2c11", "failing", 1, 100, None, None, "{}", None, False)
+    row = ("default", "c", "0198f2ab-7c1e-7d10-9a53-0b8f6f4b2c11", "failing", 1, 100, 0, 0, "{}", None, False)
     stored = check_type_options({"retry": Retry(max_attempts=2)})
     for overrides, verdict in ((None, Verdict.DEAD), (stored, Verdict.RETRIED)):
         job = _Job(Failing.__module__, "failing", row, overrides)

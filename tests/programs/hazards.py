@@ -26,11 +26,14 @@ def fail_if_asked(resources: object) -> None:
 
 @task
 class Innocent(Task[int]):
-    """Take a while; the result is the process that it ran in."""
+    """Take a while; the result is the process that it ran in. `marks`: say in the database that it runs."""
 
     seconds: float = 0.0
+    marks: bool = False
 
     async def run(self) -> int:
+        if self.marks:
+            await effects._mark(self)
         await asyncio.sleep(self.seconds)
         return os.getpid()
 
