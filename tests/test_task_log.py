@@ -269,7 +269,7 @@ async def test_lines_and_progress_are_seen_while_the_task_runs(queue: Queue, mig
         assert sheet.exit_code == 0
         assert "progress  40%" in sheet.output
         assert "info     40% rendering\n    frame 7" in sheet.output
-        following = asyncio.create_task(asyncio.to_thread(shown, "--follow", "--lines", "1"))
+        following = asyncio.create_task(asyncio.to_thread(shown, "--follow", "--lines", "10"))
         goes_on.set()
         await eventually(lambda: len(queue.logs(handle)) == 2)
         ends.set()
