@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pgqueue import Queue, Schedule, Task, task
 from pgqueue.scheduler import configured_modules, covers
@@ -174,13 +175,15 @@ def make_bounded(connection: Connection, max_runs: int) -> Callable[[], Schedule
     class Bounded(Task):
         def run(self) -> None: ...
 
+    dsn = make_conninfo(connection.info.dsn, password=connection.info.password)  # which `dsn` leaves out
+
     def look() -> Schedule:
-        with Queue(connection.info.dsn) as queue:
+        with Queue(dsn) as queue:
             found = queue.schedules.get("bounded", app="test")
             assert found is not None
             return found
 
-    with Queue(connection.info.dsn) as queue:
+    with Queue(dsn) as queue:
         queue.schedules.create("bounded", Bounded, frequency=0.2, max_runs=max_runs, missed="all", app="test")
     return look
 
